@@ -1,0 +1,322 @@
+"""The only training loop and the only evaluate()."""
+
+import math
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn, optim
+
+from slimming.methods.base import Plain
+from slimming.sparsity import gammas, reach
+from utils.data import Data, Split
+from utils.hardware import Hardware
+from utils.progress import EpochProgress
+from utils.runs import Run
+from utils.seeding import mix
+from utils.tracking import NoLogger, WandB
+
+EXPLODED = 1e3  # a cross-entropy beyond this never comes back
+CHECK_EVERY = 50  # steps between looks at the loss: each look waits for the GPU
+EDGES = [0.0, *(10 ** (k / 2) for k in range(-12, 3)), math.inf]  # of the |gamma| histograms
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM; everything is saved. Not an Exception: it ends a whole sweep."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. `schedule(progress)` is the learning rate's factor at 0 <= progress < 1."""
+
+    epochs: int
+    batch_size: int
+    optimizer: Callable[..., optim.Optimizer]  # from parameter groups
+    schedule: Callable[[float], float]
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 2:
+            raise ValueError(
+                f"training needs at least 1 epoch and batches of 2; got epochs={self.epochs}, "
+                f"batch_size={self.batch_size}"
+            )
+
+    def factors(self, steps: int) -> float:
+        """The sum of the schedule over a whole training of `steps` steps an epoch."""
+        total = self.epochs * steps
+        return sum(self.schedule(k / total) for k in range(total))
+
+
+def fit(
+    model: nn.Module,
+    data: Data,
+    recipe: Recipe,
+    method: Plain,
+    run: Run,
+    hardware: Hardware,
+    logger: WandB | NoLogger,
+    seed: int,
+) -> nn.Module:
+    """Train from wherever `run` stands to the last epoch; the network is returned, placed.
+
+    After every epoch everything is saved in `run`. All random draws depend on (seed, epoch, step),
+    so a run that was killed ends with the very bits of one that wasn't.
+
+    Raises:
+        ValueError: the loss is not finite or explodes.
+        Interrupted: Ctrl-C or SIGTERM, after saving.
+    """
+    model = hardware.place(model)
+    optimizer = recipe.optimizer(_groups(model, method.weight_decay_on_gamma))
+    base_lr = optimizer.param_groups[0]["lr"]
+    state = _Progress()
+    if (saved := run.load_resume()) is not None:
+        state.restore(saved, model, optimizer)
+        print(f"{run.name}: going on at epoch {state.epoch + 1}, step {state.step + 1}")
+    run.write_rows(state.rows)
+    if hardware.compile:
+        model.compile()
+    steps = data.steps(recipe.batch_size)
+    done = state.epoch * steps + state.step
+    title = run.label
+    with _interruptible() as stop, EpochProgress(title, recipe.epochs, steps, done) as progress:
+        while state.epoch < recipe.epochs:
+            model.train()
+            batches = data.train_batches(
+                recipe.batch_size, seed=seed, epoch=state.epoch, start=state.step
+            )
+            for images, labels in batches:
+                share = (state.epoch * steps + state.step) / (recipe.epochs * steps)
+                for group in optimizer.param_groups:
+                    group["lr"] = base_lr * recipe.schedule(share)
+                # For dropout and the like: what is drawn in a step depends on nothing before it.
+                torch.manual_seed(mix(seed, "step", state.epoch, state.step))
+                loss, logits = _step(model, (images, labels), optimizer, method, hardware)
+                state.count(loss, logits, labels)
+                _check(state, last=state.step == steps)
+                progress.step(len(labels))
+                if stop:
+                    run.save_resume(state.dump(model, optimizer))
+                    raise Interrupted(
+                        f"stopped in epoch {state.epoch + 1} of {recipe.epochs}; everything is "
+                        f"saved: the same command goes on from here"
+                    )
+            model, optimizer = method.after_epoch(model, optimizer)
+            row = state.end_epoch(model, data, method, hardware, optimizer.param_groups[0]["lr"])
+            run.save_resume(state.dump(model, optimizer))
+            run.write_rows(state.rows)
+            logger.log(row, gammas(model))
+            shares = {k.split("/")[0]: row[k] for k in row if k.endswith("/accuracy")}
+            progress.epoch(state.epoch, row["train/loss"], shares)
+            _advise(row, recipe.epochs, method)
+    return model
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, data: Data, split: Split, hardware: Hardware) -> dict[str, float]:
+    """{"accuracy": share of right answers, "loss": mean cross-entropy} over a whole split."""
+    model = hardware.place(model).eval()
+    right, loss, count = 0, 0.0, 0
+    for images, labels in data.eval_batches(split):
+        with hardware.autocast():
+            logits = model(images)
+        logits = logits.float()
+        right += (logits.argmax(1) == labels).sum().item()
+        loss += F.cross_entropy(logits, labels, reduction="sum").item()
+        count += len(labels)
+    if count == 0:
+        raise ValueError("there are no images to evaluate on")
+    return {"accuracy": right / count, "loss": loss / count}
+
+
+def choose_strength(recipe: Recipe, mode: str, steps: int, far: float) -> float:
+    """The lambda with which the penalty can move a gamma by `far`, to two digits.
+
+    The same lambda means little in a short run and collapse in a long one; the same reach means
+    about the same. The paper's VGG has a reach of 6.6.
+
+    Raises:
+        ValueError: the optimiser rescales gradients, so that nothing can be said.
+    """
+    lr, momentum = _lr_and_momentum(recipe)
+    if momentum is None and mode in ("subgradient", "loss"):
+        raise ValueError(
+            "what lambda does to a gamma depends on the optimiser's rescaling here: set "
+            "method.strength, or use method.mode=proximal"
+        )
+    per_unit = reach(1.0, lr * recipe.factors(steps), mode, momentum or 0.0)
+    return float(f"{far / per_unit:.1e}")
+
+
+def announce_reach(recipe: Recipe, method: Plain, model: nn.Module, steps: int) -> None:
+    """Say how far the penalty can move a gamma in this run, against where it starts."""
+    if not method.strength:
+        return
+    mode = getattr(method, "mode", "subgradient")
+    lr, momentum = _lr_and_momentum(recipe)
+    if momentum is None and mode in ("subgradient", "loss"):
+        print(f"lambda {method.strength:g} passes through the optimiser's rescaling")
+        return
+    far = reach(method.strength, lr * recipe.factors(steps), mode, momentum or 0.0)
+    start = torch.cat([gamma.detach().abs().flatten() for gamma in gammas(model).values()]).mean()
+    print(f"lambda {method.strength:g} can move a gamma by {far:.2g}; they start at {start:.2g}")
+    if far < start:
+        print("warning: too little to bring one to zero; raise method.strength or epochs")
+
+
+def _lr_and_momentum(recipe: Recipe) -> tuple[float, float | None]:
+    """Momentum is None for optimisers that rescale gradients, such as Adam."""
+    optimizer = recipe.optimizer([nn.Parameter(torch.zeros(1))])
+    group = optimizer.param_groups[0]
+    return group["lr"], group["momentum"] if isinstance(optimizer, optim.SGD) else None
+
+
+@dataclass
+class _Progress:
+    """Where training stands; exactly what has to be saved for it to go on."""
+
+    epoch: int = 0
+    step: int = 0
+    loss: float | Tensor = 0.0  # sums over this epoch's images
+    right: int | Tensor = 0
+    images: int = 0
+
+    def __post_init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def count(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        self.step += 1
+        self.images += len(labels)
+        self.loss = self.loss + loss.detach().double() * len(labels)
+        self.right = self.right + (logits.detach().argmax(1) == labels).sum()
+
+    def end_epoch(
+        self, model: nn.Module, data: Data, method: Plain, hardware: Hardware, lr: float
+    ) -> dict[str, Any]:
+        """The finished epoch's row of metrics."""
+        row = {
+            "epoch": self.epoch + 1,
+            "lr": lr,
+            "train/loss": float(self.loss) / self.images,
+            "train/accuracy": int(self.right) / self.images,
+        }
+        if len(data.val):
+            scores = evaluate(model, data, data.val, hardware)
+            row |= {f"val/{key}": value for key, value in scores.items()}
+        row |= describe_gammas(model, method.strength)
+        self.rows.append(row)
+        self.epoch, self.step, self.loss, self.right, self.images = self.epoch + 1, 0, 0.0, 0, 0
+        return row
+
+    def dump(self, model: nn.Module, optimizer: optim.Optimizer) -> dict[str, Any]:
+        return {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "sums": [float(self.loss), int(self.right), self.images],
+            "rows": self.rows,
+            "threads": torch.get_num_threads(),
+        }
+
+    def restore(self, saved: dict[str, Any], model: nn.Module, optimizer: optim.Optimizer) -> None:
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        self.epoch, self.step, self.rows = saved["epoch"], saved["step"], saved["rows"]
+        self.loss, self.right, self.images = saved["sums"]
+        if saved["threads"] != torch.get_num_threads():
+            # Sums are split over threads: another number of them gives other bits.
+            print(f"using {saved['threads']} threads, as this run did before")
+            torch.set_num_threads(saved["threads"])
+
+
+def _step(
+    model: nn.Module,
+    batch: tuple[Tensor, Tensor],
+    optimizer: optim.Optimizer,
+    method: Plain,
+    hardware: Hardware,
+) -> tuple[Tensor, Tensor]:
+    optimizer.zero_grad(set_to_none=True)
+    with hardware.autocast():
+        loss, logits = method.loss(model, batch)
+    loss.backward()
+    method.after_backward(model)
+    optimizer.step()
+    method.after_step(model, optimizer.param_groups[0]["lr"])
+    return loss, logits
+
+
+def _groups(model: nn.Module, weight_decay_on_gamma: bool) -> list[dict[str, Any]]:
+    if weight_decay_on_gamma:
+        return [{"params": list(model.parameters())}]
+    scales = {id(gamma) for gamma in gammas(model).values()}
+    rest = [p for p in model.parameters() if id(p) not in scales]
+    return [{"params": rest}, {"params": list(gammas(model).values()), "weight_decay": 0.0}]
+
+
+def describe_gammas(model: nn.Module, strength: float) -> dict[str, Any]:
+    """The penalty, how many gammas are small, and counts of |gamma| per layer between EDGES."""
+    scales = {name: gamma.detach().abs().float().cpu() for name, gamma in gammas(model).items()}
+    if not scales:
+        return {}
+    everything = torch.cat(list(scales.values()))
+    edges = torch.tensor(EDGES[1:-1])
+    return {
+        "penalty": strength * everything.double().sum().item(),
+        "gamma_below_1e-3": (everything < 1e-3).double().mean().item(),
+        "gamma_below_1e-2": (everything < 1e-2).double().mean().item(),
+        "gamma_histogram": {
+            name: torch.bincount(torch.bucketize(scale, edges), minlength=len(EDGES) - 1).tolist()
+            for name, scale in scales.items()
+        },
+    }
+
+
+def _check(state: _Progress, last: bool) -> None:
+    if state.step % CHECK_EVERY and not last:
+        return
+    mean = float(state.loss) / state.images
+    if not math.isfinite(mean) or mean > EXPLODED:
+        raise ValueError(
+            f"the loss is {mean:g} in epoch {state.epoch + 1}, step {state.step}: training has "
+            f"diverged. Lower recipe.optimizer.lr or method.strength, or use hardware.precision=fp32"
+        )
+
+
+def _advise(row: dict[str, Any], epochs: int, method: Plain) -> None:
+    """Once, late in training, when the penalty has shrunk nothing."""
+    late = row["epoch"] == math.ceil(0.8 * epochs)
+    if method.strength and late and row.get("gamma_below_1e-2", 1.0) < 0.01:
+        print(
+            f"warning: after {row['epoch']} of {epochs} epochs less than 1 % of the gammas are "
+            f"below 0.01, so a cut will hurt: raise method.strength (now {method.strength:g})"
+        )
+
+
+@contextmanager
+def _interruptible() -> Iterator[list[int]]:
+    """A list that is empty until SIGINT or SIGTERM arrives; a second signal acts as usual."""
+    received: list[int] = []
+    before: dict[int, Any] = {}
+
+    def receive(number: int, frame: Any) -> None:
+        received.append(number)
+        for known, handler in before.items():
+            signal.signal(known, handler)
+        print("\nstopping after this step; once more to stop at once", flush=True)
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, receive)
+    except ValueError:  # not the main thread: signals are somebody else's business
+        before.clear()
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,57 @@
+"""Any checkpoint of ours, dense or thin -> accuracy and costs.
+
+    python evaluate.py runs/<name>
+    python evaluate.py results/digits_thin.safetensors
+    python evaluate.py results/cifar10_thin.safetensors data=cifar10 data.root=~/datasets
+
+Costs need no data. Accuracy is measured on the data the network was trained on, or on data=...
+"""
+
+from utils.cli import script
+
+
+def evaluate_checkpoint(cfg) -> dict:
+    """Print and return {"params": ..., "macs": ..., "accuracy": {...}, "latency": {...}}."""
+    from pathlib import Path
+
+    from hydra.utils import instantiate
+
+    from slimming import artifact
+    from utils import stages
+    from utils.cost import count, latency
+
+    hardware = instantiate(cfg.hardware)
+    path = stages.find_parent(cfg, lambda result: True, "run `python train.py` first")
+    parent = stages.Parent.open(path)
+    checkpoint = parent.checkpoint
+    model = artifact.restore(checkpoint, tuple(cfg.allow))
+    file = path / "model.pt" if path.is_dir() else Path(path)
+    found = {
+        "network": f"{checkpoint.target} {checkpoint.arguments}",
+        **count(model, checkpoint.input_shape),
+        "bytes": file.stat().st_size,
+    }
+    for key, value in found.items():
+        print(f"{key:>12}  {value:,}" if isinstance(value, int) else f"{key:>12}  {value}")
+    if cfg.latency:
+        found["latency"] = latency(
+            {"this": hardware.place(model)}, checkpoint.input_shape, device=hardware.device
+        )["this"]
+        for batch, times in found["latency"].items():
+            print(f"{f'batch {batch}':>12}  {times['median_ms']:.2f} ms")
+    data = parent.data(cfg, hardware)
+    model = parent.model(cfg, data, hardware)
+    found["accuracy"] = stages.accuracies(model, data, hardware)
+    for split, share in found["accuracy"].items():
+        if share is not None:
+            print(f"{split:>12}  {100 * share:.2f} % of {len(getattr(data, split)):,} images")
+    return found
+
+
+@script("evaluate", positional="ckpt")
+def main(cfg) -> None:
+    evaluate_checkpoint(cfg)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Stage 3. Train the thin network: the same loop, without a penalty.
+
+    python finetune.py                                  # the newest cut
+    python finetune.py ckpt=runs/<name> scratch=E       # the same shape from new weights
+
+The controls of Liu et al. 2019 ("Rethinking the Value of Network Pruning"): scratch=E trains new
+weights for as many epochs as the unpruned network had, scratch=B for as much computation.
+"""
+
+from pathlib import Path
+
+from utils.cli import script
+
+SCRATCH = ("none", "E", "B")
+
+
+def finetune(cfg) -> Path:
+    """Run, resume or just find the fine-tuning that `cfg` describes; return its folder."""
+    from dataclasses import replace
+
+    from hydra.utils import instantiate
+
+    from engine import fit
+    from slimming.methods.base import Plain
+    from utils import stages
+    from utils.runs import Run
+
+    if cfg.scratch not in SCRATCH:
+        raise ValueError(f"scratch is one of {', '.join(SCRATCH)}; got {cfg.scratch!r}")
+    path = stages.find_parent(
+        cfg, lambda result: result["stage"] == "prune", "run `python prune.py` first"
+    )
+    hardware, parent = instantiate(cfg.hardware), stages.Parent.open(path)
+    data = parent.data(cfg, hardware)
+    seed = parent.facts.get("seed", cfg.seed)
+    recipe = stages.recipe_of(cfg)
+    if cfg.scratch != "none":
+        recipe = replace(recipe, epochs=_scratch_epochs(cfg.scratch, parent))
+    run = Run(
+        cfg.runs_dir,
+        "finetune",
+        f"{parent.row}-{'ft' if cfg.scratch == 'none' else f'scratch{cfg.scratch}'}",
+        seed,
+        {
+            "parent": parent.identity,
+            "data": data.fingerprint,
+            "recipe": {**stages.recipe_identity(cfg), "epochs": recipe.epochs},
+            "scratch": cfg.scratch,
+            "precision": hardware.precision,
+        },
+    )
+
+    def work(logger) -> stages.Outcome:
+        model = parent.model(cfg, data, hardware)
+        if cfg.scratch != "none":
+            _start_over(model, parent, seed)
+        model = fit(model, data, recipe, Plain(), run, hardware, logger, seed)
+        return stages.Outcome(
+            model,
+            parent.extended(stages.history_entry(run, cfg, scratch=cfg.scratch)),
+            {
+                **stages.facts(run, cfg, data, parent.checkpoint.target, parent),
+                "scratch": cfg.scratch,
+                "finetune_recipe": cfg.recipe.name,
+                "epochs": recipe.epochs,
+                "accuracy": stages.accuracies(model, data, hardware),
+            },
+        )
+
+    return stages.complete(cfg, run, work)
+
+
+def _start_over(model, parent, seed: int) -> None:
+    """New weights: those that the dense network would start from, cut to the thin shape."""
+    import torch
+
+    from slimming.artifact import build
+    from utils.seeding import mix
+
+    torch.manual_seed(mix(seed, "initial weights", "scratch"))
+    checkpoint = parent.checkpoint
+    fresh = build(checkpoint.target, checkpoint.arguments, (checkpoint.module,)).state_dict()
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            new = fresh[name] if name in fresh else torch.zeros_like(tensor)
+            if not name.endswith(".index"):  # which channels are selected is part of the shape
+                tensor.copy_(new[tuple(slice(size) for size in tensor.shape)])
+
+
+def _scratch_epochs(scratch: str, parent) -> int:
+    """As many epochs as the unpruned network was trained (E), or as much computation (B)."""
+    from utils.cost import count_macs
+
+    trained = [entry for entry in parent.checkpoint.history if "epochs" in entry]
+    if not trained:
+        raise ValueError("the checkpoint doesn't say how long the unpruned network was trained")
+    epochs = trained[0]["epochs"]
+    if scratch == "E":
+        return epochs
+    from slimming.artifact import build, restore
+
+    checkpoint = parent.checkpoint
+    dense = build(checkpoint.target, checkpoint.arguments, (checkpoint.module,))
+    thin = restore(checkpoint, (checkpoint.module,))
+    shape = checkpoint.input_shape
+    return int(epochs * count_macs(dense, shape) / count_macs(thin, shape))
+
+
+@script("finetune")
+def main(cfg) -> None:
+    finetune(cfg)
+
+
+if __name__ == "__main__":
+    main()

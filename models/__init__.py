@@ -1,0 +1,1 @@
+"""Networks: ordinary modules that know nothing about pruning."""

@@ -1,0 +1,142 @@
+"""Stage 2. Cut the channels with the smallest |gamma|; nothing is trained here.
+
+    python prune.py                                     # the newest sparse training, ratio 0.7
+    python prune.py ckpt=runs/<name> ratio=0.5 dry_run=true
+
+Reads one checkpoint, writes one checkpoint. Shows what each layer would lose before it cuts, and
+proves that the thin network computes what the masked one computes.
+"""
+
+from pathlib import Path
+
+from utils.cli import script
+
+
+def prune(cfg) -> Path:
+    """Run or just find the cut that `cfg` describes; return its folder."""
+    from hydra.utils import instantiate
+
+    from slimming.planner import check_ratio, plan
+    from utils import stages
+    from utils.doctor import show_plan
+    from utils.runs import Run
+
+    check_ratio(cfg.ratio)
+    path = stages.find_parent(
+        cfg,
+        lambda result: result["stage"] == "train" and result["strength"] > 0,
+        "run `python train.py` first",
+    )
+    hardware, parent = instantiate(cfg.hardware), stages.Parent.open(path)
+    data = parent.data(cfg, hardware)
+    options = {key: cfg[key] for key in ("floor", "refill", "round_to", "scope")}
+    method = {key: value for key, value in cfg.method.items() if key not in stages.PENALTY}
+    seed = parent.facts.get("seed", cfg.seed)
+    run = Run(
+        cfg.runs_dir,
+        "prune",
+        f"{parent.row}-r{cfg.ratio:g}{_options_label(cfg)}",
+        seed,
+        {
+            "parent": parent.identity,
+            "data": data.fingerprint,
+            "method": method,
+            "plan": {"_target_": "slimming.planner.plan", "ratio": cfg.ratio, **options},
+            "after": {key: cfg[key] for key in ("compensate", "recalibrate")},
+            "precision": hardware.precision,
+        },
+    )
+
+    def work(logger) -> stages.Outcome:
+        return _cut(cfg, run, parent, data, hardware, planned)
+
+    if run.result is None or cfg.dry_run:
+        model = parent.model(cfg, data, hardware)
+        graph, scores = _score(cfg, model, data, seed)
+        keep = plan(graph, scores, cfg.ratio, **options)
+        show_plan(model, graph, scores, keep)
+        planned = (model, graph, keep)
+    return stages.complete(cfg, run, work)
+
+
+def _score(cfg, model, data, seed: int) -> tuple:
+    from hydra.utils import instantiate
+
+    from slimming import trace
+
+    graph = trace(model, next(data.sample(2, seed=seed)))
+    method = instantiate(cfg.method, strength=0.0, _convert_="all")
+    images = data.sample(min(512, len(data.train)), seed=seed)
+    return graph, method.scores(model, graph, images)
+
+
+def _cut(cfg, run, parent, data, hardware, planned: tuple):
+    """Cut, prove, hand on what the cut channels contributed; accuracy after each step."""
+    from slimming import compensate, mask, recalibrate, slim, verify
+    from slimming.artifact import compose
+    from utils import stages
+    from utils.doctor import show_accuracies
+
+    model, graph, keep = planned
+    seed = parent.facts.get("seed", cfg.seed)
+    thin = slim(model, graph, keep)
+    proof = verify(model, graph, keep, thin, next(data.sample(min(8, len(data.train)), seed=seed)))
+    if not proof.holds:
+        raise RuntimeError(
+            f"the thin network differs from the masked one by {proof.relative:.1e} of its output, "
+            f"first in '{proof.first_difference}': nothing was saved; please report this"
+        )
+    reached = {
+        "masked": stages.accuracies(mask(model, graph, keep), data, hardware),
+        "cut": stages.accuracies(thin, data, hardware),
+    }
+    images = list(data.sample(min(cfg.recalibrate or 512, len(data.train)), seed=seed))
+    folded = compensate(model, graph, keep, thin, images, cfg.compensate)
+    if cfg.compensate != "none":
+        reached["compensated"] = stages.accuracies(thin, data, hardware)
+    if cfg.recalibrate:
+        recalibrate(thin, images)
+        reached["recalibrated"] = stages.accuracies(thin, data, hardware)
+    show_accuracies(reached)
+    kept = {gate: indices.tolist() for gate, indices in keep.items()}
+    return stages.Outcome(
+        thin,
+        parent.extended(
+            stages.history_entry(run, cfg, ratio=cfg.ratio), compose(parent.checkpoint.keep, keep)
+        ),
+        {
+            **stages.facts(run, cfg, data, parent.checkpoint.target, parent),
+            "ratio": cfg.ratio,
+            "epochs": 0,
+            "accuracy": list(reached.values())[-1],
+            "variants": reached,
+            "compensate": cfg.compensate,
+            "recalibrate": cfg.recalibrate,
+            "folded": [vars(layer) for layer in folded],
+            "plan": {"kept": keep.kept, "total": keep.total, "keep": kept},
+            "shortfalls": list(keep.shortfalls),
+            "certificate": proof.as_dict(),
+        },
+    )
+
+
+def _options_label(cfg) -> str:
+    """What differs from the plainest cut, for the run's name."""
+    parts = [
+        f"floor{cfg.floor:g}" if cfg.floor != 1 else "",
+        "" if cfg.refill else "norefill",
+        f"x{cfg.round_to}" if cfg.round_to != 1 else "",
+        cfg.scope if cfg.scope != "global" else "",
+        cfg.compensate if cfg.compensate != "none" else "",
+        f"rc{cfg.recalibrate}" if cfg.recalibrate else "",
+    ]
+    return "".join(f"-{part}" for part in parts if part)
+
+
+@script("prune")
+def main(cfg) -> None:
+    prune(cfg)
+
+
+if __name__ == "__main__":
+    main()

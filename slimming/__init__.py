@@ -1,0 +1,33 @@
+"""Network Slimming: find the channels, choose, cut, prove. Needs nothing but torch and safetensors.
+
+    graph = trace(model, example)               # which channels can be cut, and why others can't
+    scores = Slimming().scores(model, graph)    # |gamma| of every BatchNorm
+    keep = plan(graph, scores, ratio=0.7)       # which channels stay
+    thin = slim(model, graph, keep)             # a smaller network, cut for real
+    proof = verify(model, graph, keep, thin, x) # thin computes what the masked network computes
+"""
+
+from slimming.artifact import load, save
+from slimming.compensate import compensate, recalibrate
+from slimming.graph import ChannelGraph, trace
+from slimming.methods.slimming import Slimming
+from slimming.planner import Plan, plan, safe_ratio
+from slimming.surgery import Certificate, mask, slices, slim, verify
+
+__all__ = [
+    "Certificate",
+    "ChannelGraph",
+    "Plan",
+    "Slimming",
+    "compensate",
+    "load",
+    "mask",
+    "plan",
+    "recalibrate",
+    "safe_ratio",
+    "save",
+    "slices",
+    "slim",
+    "trace",
+    "verify",
+]

@@ -1,0 +1,217 @@
+"""Which channels of a network can be cut, and why the others can't.
+
+A *gate* is a BatchNorm whose gammas score a set of channels (paper, section 3). Everything that has
+to go together with a channel - the filter that makes it, its entries in the norm, the weights that
+read it - is found by pushing channel numbers through the traced network (`walk.py`).
+"""
+
+import copy
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.utils._pytree import tree_map
+
+from slimming.labels import NONE, Labels
+from slimming.selection import SELECTING
+from slimming.walk import Walk
+
+BATCH = 2  # images in the traced example: BatchNorm in training mode refuses one
+
+
+@dataclass(frozen=True)
+class ChannelGraph:
+    """The cuttable channels of one network: names, shapes and indices only.
+
+    Channels that must be cut together share one number, from 0 to `num_channels` - 1.
+    """
+
+    shapes: dict[str, tuple[int, ...]]  # every parameter and buffer
+    parameters: tuple[str, ...]  # those of them that are parameters, shared ones once
+    dims: dict[tuple[str, int], Tensor]  # (tensor, dim) -> channel of each index; -1: it stays
+    gates: dict[str, Tensor]  # BatchNorm -> channel of each gamma
+    selecting: tuple[str, ...]  # gates that need a channel selection in front
+    reads: tuple[tuple[str, int], ...]  # the weight dimensions that read channels
+    uses: dict[str, int]  # conv or linear weight -> multiplications with each entry, per image
+    folds: dict[str, str]  # layer -> the BatchNorm that alone reads its output
+    fixed: dict[str, str]  # BatchNorm that can't be cut -> why
+
+    @property
+    def num_channels(self) -> int:
+        return 1 + max((int(ids.max()) for ids in self.gates.values()), default=-1)
+
+    @property
+    def fingerprint(self) -> str:
+        """A short hash: equal for networks whose channels are laid out alike."""
+        digest = hashlib.sha256(repr(sorted(self.shapes.items())).encode())
+        for key in sorted(self.dims):
+            digest.update(repr((key, self.dims[key].tolist())).encode())
+        return digest.hexdigest()[:16]
+
+    def explain(self) -> list[dict[str, Any]]:
+        """One row per BatchNorm: channels, what is cut with it, or why it stays."""
+        rows = []
+        for gate, ids in self.gates.items():
+            own = set(ids.tolist())
+            members = [
+                f"{name}[{dim}]"
+                for (name, dim), channels in self.dims.items()
+                if own & set(channels.tolist()) and not name.startswith(f"{gate}.")
+            ]
+            how = "through channel selection" if gate in self.selecting else "cut"
+            rows.append({"gate": gate, "channels": len(ids), "how": how, "with": members})
+        for norm, reason in self.fixed.items():
+            channels = self.shapes[f"{norm}.weight"][0] if f"{norm}.weight" in self.shapes else 0
+            rows.append({"gate": norm, "channels": channels, "how": f"stays: {reason}", "with": []})
+        return rows
+
+
+class _Tracer(fx.Tracer):
+    """torch's own layers are leaves; a subclass that computes something else is looked into."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        if isinstance(module, tuple(SELECTING.values())):
+            return True
+        if isinstance(module, (_ConvNd, nn.Linear, _BatchNorm)):
+            return type(module).forward.__module__.startswith("torch.nn")
+        return super().is_leaf_module(module, name)
+
+
+def trace(model: nn.Module, example: Any) -> ChannelGraph:
+    """Find the channels of `model` that can be cut.
+
+    Args:
+        model: any network that torch.fx can trace. It isn't changed.
+        example: an input (or a tuple of inputs), batch first; only its shape and type matter.
+
+    Raises:
+        ValueError: the network can't be traced, or can't take this input.
+    """
+    inputs = tuple(example) if isinstance(example, (tuple, list)) else (example,)
+    inputs = tree_map(_meta_batch, inputs)
+    labels, walks = Labels(), []
+    for training in (True, False):  # some heads exist in one mode only
+        twin = copy.deepcopy(model).to("meta").train(training)
+        try:
+            traced = fx.GraphModule(twin, _Tracer().trace(twin))
+        except Exception as error:
+            raise ValueError(
+                f"{type(model).__name__} can't be traced: {_first_line(error)} Control flow that "
+                f"depends on the data has to move into a module of its own (see torch.fx)."
+            ) from error
+        walk = Walk(traced, labels, BATCH)
+        try:
+            walk.run(*inputs)
+        except Exception as error:
+            raise ValueError(
+                f"{type(model).__name__} can't take an input of shape "
+                f"{[tuple(x.shape) for x in inputs]}: {_first_line(error)}"
+            ) from error
+        walks.append(walk)
+    return _assemble(model, labels, walks)
+
+
+def _assemble(model: nn.Module, labels: Labels, walks: list[Walk]) -> ChannelGraph:
+    norm_inputs: dict[str, list[Tensor]] = {}
+    for walk in walks:
+        for norm, channels in walk.norm_inputs.items():
+            norm_inputs.setdefault(norm, []).extend(channels)
+    readers = [pair for walk in walks for pair in walk.readers]
+    selecting = _join_private_norms(model, labels, norm_inputs, readers)
+
+    classes = labels.classes()
+    reasons = labels.fixed_reasons(classes)
+    gates, fixed = _gates(model, labels, classes, reasons, norm_inputs)
+    roots = torch.cat([*gates.values(), torch.tensor([], dtype=torch.long)])
+    number = {root: i for i, root in enumerate(dict.fromkeys(roots.tolist()))}
+    lookup = torch.full((len(classes) + 1,), NONE)
+    for root, i in number.items():
+        lookup[root] = i
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    return ChannelGraph(
+        shapes=shapes,
+        parameters=tuple(name for name, _ in model.named_parameters()),
+        dims={
+            key: lookup[classes[ids]] for key, ids in labels.dims.items() if key[0] in shapes
+        },
+        gates={gate: lookup[ids] for gate, ids in gates.items()},
+        selecting=tuple(gate for gate in gates if gate in selecting),
+        reads=tuple(dict.fromkeys(key for walk in walks for key in walk.reads)),
+        uses=walks[-1].uses,
+        folds={k: v for walk in walks for k, v in walk.folds.items()},
+        fixed=fixed,
+    )
+
+
+def _join_private_norms(
+    model: nn.Module, labels: Labels, norm_inputs: dict[str, list[Tensor]], readers: list
+) -> set[str]:
+    """Unite each BatchNorm with what it reads, where nobody else reads it; return the others."""
+    classes = labels.classes()
+    fixed = set(labels.fixed_reasons(classes))
+    read_by: dict[int, set[str]] = {}
+    for channels, reader in readers:
+        for root in classes[channels[channels != NONE]].unique().tolist():
+            read_by.setdefault(root, set()).add(reader)
+    selecting = set()
+    for norm, inputs in norm_inputs.items():
+        own = labels.dims[norm, 0]
+        module = model.get_submodule(norm)
+        can_select = module.affine and (type(module) in SELECTING or hasattr(module, "index"))
+        private = all(
+            NONE not in channels
+            and all(
+                read_by[root] == {norm} and root not in fixed
+                for root in classes[channels].unique().tolist()
+            )
+            for channels in inputs
+        )
+        if hasattr(module, "index") or (not private and can_select):
+            selecting.add(norm)
+            for channels in inputs:
+                labels.fix(channels, f"'{norm}' selects among channels that others read too")
+            continue
+        for channels in inputs:
+            labels.unite(own, channels, f"BatchNorm '{norm}' reads values of a fixed size")
+    return selecting
+
+
+def _gates(
+    model: nn.Module, labels: Labels, classes: Tensor, reasons: dict[int, str], norms: dict
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """{BatchNorm: class of each gamma} for those that can be cut, and {BatchNorm: reason}.
+
+    A BatchNorm is cut as a whole or not at all; so what is tied to one that stays, stays.
+    """
+    own = {
+        norm: classes[labels.dims[norm, 0]]
+        for norm in sorted(norms, key=[n for n, _ in model.named_modules()].index)
+    }
+    fixed = {n: "it has no gamma" for n in own if not model.get_submodule(n).affine}
+    while True:
+        new = {
+            norm: next(reasons[root] for root in ids.tolist() if root in reasons)
+            for norm, ids in own.items()
+            if norm not in fixed and any(root in reasons for root in ids.tolist())
+        }
+        if not new:
+            return {n: ids for n, ids in own.items() if n not in fixed}, fixed
+        fixed |= new
+        for norm in new:
+            for root in own[norm].tolist():
+                reasons.setdefault(root, f"it is tied to '{norm}': {new[norm]}")
+
+
+def _meta_batch(x: Any) -> Any:
+    if not isinstance(x, Tensor):
+        return x
+    return torch.empty((BATCH, *x.shape[1:]), dtype=x.dtype, device="meta")
+
+
+def _first_line(error: Exception) -> str:
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line if line.endswith(".") else f"{line}."

@@ -1,0 +1,1 @@
+"""One small file per way of training towards, and scoring, channels."""

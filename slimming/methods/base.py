@@ -1,0 +1,29 @@
+"""Training without any penalty: what every method starts from. It holds no state."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn, optim
+
+
+class Plain:
+    """The moments at which a method may act; by default none of them does anything."""
+
+    strength: float = 0.0  # lambda
+    weight_decay_on_gamma: bool = True
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """(images, labels) -> (loss to minimise, logits)."""
+        images, labels = batch
+        logits = model(images)
+        return F.cross_entropy(logits.float(), labels), logits
+
+    def after_backward(self, model: nn.Module) -> None:
+        """Gradients are there, the step is not yet taken."""
+
+    def after_step(self, model: nn.Module, lr: float) -> None:
+        """The optimiser has stepped with this learning rate."""
+
+    def after_epoch(
+        self, model: nn.Module, optimizer: optim.Optimizer
+    ) -> tuple[nn.Module, optim.Optimizer]:
+        """May replace the network and the optimiser."""
+        return model, optimizer

@@ -1,0 +1,57 @@
+"""Network Slimming (Liu et al. 2017): an L1 penalty on gamma, and |gamma| as the score."""
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+from slimming import sparsity
+from slimming.graph import ChannelGraph
+from slimming.methods.base import Plain
+
+
+class Slimming(Plain):
+    """Sparse training as in the paper, section 3.
+
+    Args:
+        strength: lambda, the weight of the penalty; 0 trains the baseline.
+        mode: how the penalty enters the step, see `slimming.sparsity`.
+        weight_decay_on_gamma: the paper decays gammas like all other weights.
+
+    Raises:
+        ValueError: negative or infinite strength, unknown mode.
+    """
+
+    def __init__(
+        self,
+        strength: float = 1e-4,
+        mode: sparsity.Mode = "subgradient",
+        weight_decay_on_gamma: bool = True,
+    ):
+        if isinstance(strength, (bool, str)) or not 0 <= strength < float("inf"):
+            raise ValueError(f"method.strength (lambda) is a number from 0 on; got {strength!r}")
+        if mode not in sparsity.MODES:
+            raise ValueError(f"method.mode is one of {', '.join(sparsity.MODES)}; got {mode!r}")
+        self.strength, self.mode = float(strength), mode
+        self.weight_decay_on_gamma = weight_decay_on_gamma
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        loss, logits = super().loss(model, batch)
+        if self.strength and self.mode == "loss":
+            loss = loss + sparsity.penalty(model, self.strength)
+        return loss, logits
+
+    def after_backward(self, model: nn.Module) -> None:
+        if self.strength and self.mode == "subgradient":
+            # The penalty isn't smooth at 0, so its subgradient is added by hand (paper, eq. 1).
+            sparsity.add_subgradient(model, self.strength)
+
+    def after_step(self, model: nn.Module, lr: float) -> None:
+        if self.strength and self.mode in ("proximal", "decoupled"):
+            sparsity.shrink(model, lr * self.strength, exact_zero=self.mode == "proximal")
+
+    def scores(
+        self, model: nn.Module, graph: ChannelGraph, batches: Iterable[Tensor] = ()
+    ) -> dict[str, Tensor]:
+        """{gate: |gamma|}; needs no images."""
+        scales = sparsity.gammas(model)
+        return {gate: scales[gate].detach().abs().cpu() for gate in graph.gates}

@@ -1,0 +1,149 @@
+"""Costs are counted exactly, measured fairly, and leave the network as it was."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from utils.cost import count, count_macs, latency
+
+calls: list[str] = []
+
+
+class Recorder(nn.Module):
+    """Remembers, in calls, who was called, with how many images and in which mode."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.name = name
+
+    def forward(self, x):
+        calls.append((self.name, len(x), self.training, torch.is_grad_enabled()))
+        return x
+
+
+@pytest.fixture(autouse=True)
+def forget_calls():
+    calls.clear()
+
+
+def small_net() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3, stride=2, padding=1, groups=4),
+        nn.BatchNorm2d(16),
+        nn.Flatten(),
+        nn.Linear(16 * 4 * 4, 10),
+    )
+
+
+def test_counts_equal_the_hand_computed_ones():
+    first = 8 * 3 * 9 * 8 * 8  # out x in x kernel x height x width
+    grouped = 16 * (8 // 4) * 9 * 4 * 4  # each output reads only the 2 inputs of its group
+    linear = 256 * 10
+    norms = 4 * (8 * 8 * 8 + 16 * 4 * 4)  # only thop counts these
+    result = count(small_net(), (3, 8, 8))
+    assert result["macs"] == first + grouped + linear
+    assert result["flops_paper"] == 2 * result["macs"]
+    assert result["macs_thop"] == result["macs"] + norms
+    assert result["params"] == 216 + 16 + (16 * 2 * 9 + 16) + 32 + 2570
+    assert all(type(value) is int for value in result.values())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_counting_twice_leaves_the_network_untouched(training):
+    """thop leaves total_ops / total_params buffers behind (its issues #82 and #168)."""
+    net = small_net().train(training)
+    net[1].eval()  # a mixed state: every flag must come back, not one for all
+    net[0].register_forward_hook(lambda *_: None)
+    before = copy.deepcopy(net.state_dict())
+    flags = [m.training for m in net.modules()]
+    hooks = [list(m._forward_hooks) for m in net.modules()]
+    buffers = [name for name, _ in net.named_buffers()]
+    random_state = torch.get_rng_state()
+
+    assert count(net, (3, 8, 8)) == count(net, (3, 8, 8))
+    latency({"net": net}, (3, 8, 8), batch_sizes=(2,), repeats=2, warmup=1)
+
+    assert list(net.state_dict()) == list(before)
+    assert all(torch.equal(net.state_dict()[key], value) for key, value in before.items())
+    assert [m.training for m in net.modules()] == flags
+    assert [list(m._forward_hooks) for m in net.modules()] == hooks
+    assert [name for name, _ in net.named_buffers()] == buffers
+    assert torch.equal(torch.get_rng_state(), random_state)
+    small_net().load_state_dict(net.state_dict(), strict=True)
+
+
+def test_a_training_mode_mlp_with_batchnorm_is_counted_for_one_image():
+    mlp = nn.Sequential(
+        nn.Flatten(), nn.Linear(784, 20, bias=False), nn.BatchNorm1d(20), nn.Linear(20, 10)
+    )
+    result = count(mlp.train(), (1, 28, 28))
+    assert (result["macs"], result["params"]) == (784 * 20 + 200, 784 * 20 + 40 + 210)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), [3, 8, 8], torch.Size([3, 8, 8])])
+def test_any_sequence_is_a_shape(shape):
+    assert count_macs(small_net(), shape) == count_macs(small_net(), (3, 8, 8))
+
+
+def test_other_precisions_count_alike_and_index_buffers_are_no_parameters():
+    net = small_net().double()
+    net.register_buffer("indices", torch.arange(8))
+    assert count(net, (3, 8, 8)) == count(small_net(), (3, 8, 8))
+
+
+def test_fused_attention_is_counted():
+    """In eval mode torch fuses this layer into a kernel that FlopCounterMode counts as 0."""
+    tokens, width, hidden = 5, 16, 32
+    layer = nn.TransformerEncoderLayer(width, nhead=2, dim_feedforward=hidden, batch_first=True)
+    linears = tokens * (4 * width * width + 2 * width * hidden)
+    attention = 2 * tokens * tokens * width
+    assert count_macs(layer, (tokens, width)) == linears + attention
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_a_failing_thop_is_said_and_does_not_stop_the_run(monkeypatch, capsys):
+    import thop
+
+    def fail(*args, **kwargs):
+        raise KeyError("exotic")
+
+    monkeypatch.setattr(thop, "profile", fail)
+    result = count(small_net(), (3, 8, 8))
+    assert result["macs_thop"] is None and result["macs"] > 0
+    assert capsys.readouterr().out.count("thop could not count this Sequential") == 1
+
+
+def test_thop_is_silent(capfd, recwarn):
+    count(small_net(), (3, 8, 8))
+    assert capfd.readouterr() == ("", "")
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("shape", [(), (3, 0, 8)])
+def test_a_wrong_shape_is_refused_in_words(shape):
+    with pytest.raises(ValueError, match="shape of one image"):
+        count(small_net(), shape)
+
+
+def test_latency_has_quartiles_per_batch_size():
+    result = latency({"a": small_net(), "b": small_net()}, (3, 8, 8), (1, 4), repeats=5, warmup=1)
+    assert list(result) == ["a", "b"]
+    for sizes in result.values():
+        assert list(sizes) == ["1", "4"]
+        for numbers in sizes.values():
+            assert 0 < numbers["q1_ms"] <= numbers["median_ms"] <= numbers["q3_ms"]
+    with pytest.raises(ValueError, match="at least 2 repeats"):
+        latency({"a": small_net()}, (3, 8, 8), repeats=1)
+
+
+def test_latency_interleaves_the_networks_in_eval_mode_without_gradients():
+    """A B C A B C, so that a machine that drifts slows all of them alike."""
+    latency({name: Recorder(name) for name in "ABC"}, (3, 2, 2), (1, 2), repeats=2, warmup=1)
+    assert calls == [
+        (name, size, False, False) for size in (1, 2) for _ in range(3) for name in "ABC"
+    ]

@@ -1,0 +1,130 @@
+"""The edge of every script: Hydra, and errors as one sentence."""
+
+import difflib
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+EXPECTED = (ValueError, OSError, RuntimeError, ImportError)  # a user's mistake or the machine's
+
+
+class Failed(Exception):
+    """A job that has already said what went wrong; the other jobs of a sweep go on."""
+
+
+def script(config: str, positional: str | None = None) -> Callable:
+    """Make `main(cfg)` a Hydra script that reads `conf/<config>.yaml`.
+
+    Args:
+        positional: the option that a bare word on the command line stands for, so that
+            `report.py runs/` means `report.py runs_dir=runs/`.
+
+    Any error ends in one sentence on stderr and exit code 1; HYDRA_FULL_ERROR=1 shows where it
+    happened. An interrupted job ends with 130.
+    """
+
+    def wrap(main: Callable[[Any], Any]) -> Callable[[], None]:
+        @functools.wraps(main)
+        def run() -> None:
+            import hydra  # heavy imports stay inside, for a quick --help and completion
+
+            show_all = os.environ.get("HYDRA_FULL_ERROR") == "1"
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints tracebacks itself
+            sys.argv[1:] = _expand(sys.argv[1:], positional)
+            job = _job(main, show_all)
+            try:
+                hydra.main(config_path=str(CONF), config_name=config, version_base="1.3")(job)()
+            except Failed:
+                sys.exit(1)
+            except KeyboardInterrupt as error:
+                sys.exit(_say(str(error) or "stopped", 130))
+            except Exception as error:
+                if show_all:
+                    raise
+                sys.exit(_say(_sentence(error), 1))
+
+        return run
+
+    return wrap
+
+
+def _job(main: Callable[[Any], Any], show_all: bool) -> Callable[[Any], Any]:
+    @functools.wraps(main)
+    def job(cfg: Any) -> Any:
+        try:
+            return main(cfg)
+        except Exception as error:
+            if show_all:
+                raise
+            _say(_sentence(error), 1)
+            raise Failed from None
+
+    return job
+
+
+def _expand(arguments: list[str], positional: str | None) -> list[str]:
+    if positional is None:
+        return arguments
+    return [
+        argument if argument.startswith(("-", "+", "~")) or "=" in argument
+        else f"{positional}={argument}"
+        for argument in arguments
+    ]  # fmt: skip
+
+
+def _say(sentence: str, code: int) -> int:
+    print(f"error: {sentence}" if code == 1 else sentence, file=sys.stderr, flush=True)
+    return code
+
+
+def _sentence(error: Exception) -> str:
+    """The error in one line; for a misspelt option or choice, with the near ones."""
+    text = str(error).strip()
+    if type(error).__module__.startswith(("hydra", "omegaconf")):
+        return _config_sentence(text, error)
+    if isinstance(error, EXPECTED) and text:
+        return " ".join(text.split())
+    first = " ".join(text.split())[:300]
+    return (
+        f"{type(error).__name__}: {first} (not foreseen: set HYDRA_FULL_ERROR=1 to see where, "
+        f"and please report it)"
+    )
+
+
+def _config_sentence(text: str, error: Exception) -> str:
+    missing_choice = re.search(r"Could not find '([\w@:]+)/([^']+)'", text)
+    if missing_choice:
+        group, choice = missing_choice.groups()
+        choices = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+        return f"there is no {group}={choice}{_near(choice, choices)}; there are: " + ", ".join(
+            choices
+        )
+    unknown = re.search(r"Key '([^']+)' is not in struct", text + str(error.__cause__ or ""))
+    if unknown:
+        path = re.search(r"full_key: (\S+)", text + str(error.__cause__ or ""))
+        key = path.group(1) if path else unknown.group(1)
+        return f"there is no option '{key}'{_near(key, _option_names())}; --help lists them"
+    return " ".join(text.split())
+
+
+def _near(word: str, words: list[str]) -> str:
+    near = difflib.get_close_matches(word, words, n=3, cutoff=0.5)
+    return f" (did you mean {' or '.join(near)}?)" if near else ""
+
+
+def _option_names() -> list[str]:
+    """Every option of every yaml, as it is written on the command line."""
+    import yaml
+
+    names: set[str] = set()
+    for path in CONF.rglob("*.yaml"):
+        content = yaml.safe_load(path.read_text()) or {}
+        group = path.parent.relative_to(CONF).as_posix()
+        prefix = "" if group in (".", "experiment") else f"{group}."
+        names |= {f"{prefix}{key}" for key in content if not key.startswith(("_", "hydra"))}
+    return sorted(names - {"defaults"})

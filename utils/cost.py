@@ -1,0 +1,134 @@
+"""What a network costs: parameters, multiply-accumulates, milliseconds.
+
+Three counts of the same forward pass are in use, and they never share a word here:
+
+    macs         multiply-accumulates of convolutions and matrix products (VGG-19: 398,136,320)
+    macs_thop    what thop, the counter of most pruning papers, prints    (VGG-19: 3.99e8)
+    flops_paper  2 x macs, the convention of the paper's CIFAR tables     (VGG-19: 7.96e8)
+
+thop adds BatchNorm and pooling (depending on how they are written), and misses functional calls.
+"""
+
+import contextlib
+import copy
+import io
+import statistics
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def count(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int | None]:
+    """Parameters, and multiply-accumulates for ONE image of `input_shape` (no batch dimension).
+
+    -> {"params", "macs", "macs_thop", "flops_paper"}; `macs_thop` is None where thop fails.
+    The model is not touched: counters run on copies that are thrown away.
+    """
+    macs = count_macs(model, input_shape)
+    return {
+        "params": sum(p.numel() for p in model.parameters()),  # index buffers are not parameters
+        "macs": macs,
+        "macs_thop": count_macs_thop(model, input_shape),
+        "flops_paper": 2 * macs,
+    }
+
+
+def count_macs(model: nn.Module, input_shape: Sequence[int]) -> int:
+    """Multiply-accumulates of convolutions and matrix products, attention included, per image."""
+    twin = copy.deepcopy(model).eval()
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), _unfused_attention(), counter:
+        twin(example(model, input_shape))
+    return counter.get_total_flops() // 2
+
+
+def count_macs_thop(model: nn.Module, input_shape: Sequence[int]) -> int | None:
+    """thop's number, comparable with published tables; None, and a sentence, where it fails."""
+    # thop leaves `total_ops` and `total_params` buffers behind: a later strict load would fail.
+    twin = copy.deepcopy(model).eval()
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.filterwarnings("ignore", message=".*distutils", category=DeprecationWarning)
+            import thop
+
+            macs, _ = thop.profile(twin, (example(model, input_shape),), verbose=False)
+    # A second opinion from a library unmaintained since 2022: whatever it raises, the run goes on.
+    except Exception as error:
+        name, reason = type(model).__name__, (str(error) or type(error).__name__).splitlines()[0]
+        print(f"thop could not count this {name}, so macs_thop stays empty: {reason}")
+        return None
+    return int(macs)
+
+
+def latency(
+    models: Mapping[str, nn.Module],
+    input_shape: Sequence[int],
+    batch_sizes: Sequence[int] = (1, 64),
+    repeats: int = 30,
+    warmup: int = 5,
+    device: str | torch.device = "cpu",
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Milliseconds per batch -> {name: {"1": {"median_ms", "q1_ms", "q3_ms"}, "64": {...}}}.
+
+    The repeats are interleaved (A B C A B C ...), so that a machine that slows down or warms up
+    slows all networks alike. The models given are not touched: copies are timed, in eval mode.
+    """
+    if repeats < 2:
+        raise ValueError(f"quartiles need at least 2 repeats; got repeats={repeats}")
+    device = torch.device(device)
+    twins = {name: copy.deepcopy(model).to(device).eval() for name, model in models.items()}
+    result: dict[str, dict[str, dict[str, float]]] = {name: {} for name in twins}
+    for size in batch_sizes:
+        inputs = {name: example(twin, input_shape, size) for name, twin in twins.items()}
+        times: dict[str, list[float]] = {name: [] for name in twins}
+        for step in range(warmup + repeats):
+            for name, twin in twins.items():
+                elapsed = _milliseconds(twin, inputs[name])
+                if step >= warmup:
+                    times[name].append(elapsed)
+        for name, values in times.items():
+            q1, median, q3 = statistics.quantiles(values, n=4, method="inclusive")
+            result[name][str(size)] = {"median_ms": median, "q1_ms": q1, "q3_ms": q3}
+    return result
+
+
+def example(model: nn.Module, input_shape: Sequence[int], batch_size: int = 1) -> Tensor:
+    """A random batch (batch_size, *input_shape) on the model's device and in its precision."""
+    if not input_shape or any(size < 1 for size in input_shape):
+        raise ValueError(
+            f"input_shape is the shape of one image, such as (3, 32, 32); got {tuple(input_shape)}"
+        )
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    # Its own generator: measuring must not move the random numbers of the run that asks for it.
+    noise = torch.randn(batch_size, *input_shape, generator=torch.Generator().manual_seed(0))
+    return noise.to(device=like.device, dtype=like.dtype)
+
+
+def _milliseconds(model: nn.Module, batch: Tensor) -> float:
+    """One forward pass, from an idle device to an idle device."""
+    _synchronize(batch.device)
+    start = time.perf_counter()
+    with torch.no_grad():
+        model(batch)
+    _synchronize(batch.device)
+    return 1000 * (time.perf_counter() - start)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+@contextlib.contextmanager
+def _unfused_attention() -> Iterator[None]:
+    """In eval mode torch fuses attention into one kernel that FlopCounterMode counts as zero."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

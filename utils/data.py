@@ -1,0 +1,384 @@
+"""Data sets as whole tensors in memory, and the batches drawn from them.
+
+One function per data set, each returning a `Data`; `conf/data/*.yaml` names the function and its
+arguments. A new data set is one more function that ends in `_build`, and one yaml.
+
+    data = digits(val_size=100)
+    for images, labels in data.train_batches(64, seed=0, epoch=0): ...
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypedDict, Unpack
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from utils import folders
+from utils.augment import augment, channel_stats, normalise
+from utils.seeding import mix
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images uint8 (N, C, H, W) and their labels int64 (N,)."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device | str) -> "Split":
+        return Split(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A data set with the numbers that normalise it and the augmentation it is trained with."""
+
+    name: str
+    train: Split
+    val: Split  # empty unless asked for; every choice (epochs, strength, ratio) is made on it
+    test: Split  # read once per stage, for the record
+    classes: tuple[str, ...]
+    mean: Tensor  # (C,) on the 0..255 scale
+    std: Tensor  # (C,)
+    pad: int  # pixels on each side before the random crop
+    flip: bool
+    pad_raw: bool
+    fingerprint: str  # SHA-256 of all that can change a result; not of names or paths of files
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)"""
+        return tuple(self.train.images.shape[1:])
+
+    def to(self, device: torch.device | str) -> "Data":
+        """The same data on `device`; nothing is copied that is there already."""
+        tensors = {name: getattr(self, name).to(device) for name in ("mean", "std")}
+        splits = {name: getattr(self, name).to(device) for name in ("train", "val", "test")}
+        return replace(self, **tensors, **splits)
+
+    def steps(self, batch_size: int) -> int:
+        """Training batches per epoch. BatchNorm can't train on one image: no batch for a single
+        one left over."""
+        if batch_size < 1:
+            raise ValueError(f"a batch holds at least 1 image; got batch_size {batch_size}")
+        full, rest = divmod(len(self.train), batch_size)
+        return full + (rest > 1)
+
+    def train_batches(
+        self, batch_size: int, *, seed: int, epoch: int, start: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Augmented, normalised float32 (B, C, H, W) and labels (B,), every image once, shuffled.
+
+        The order depends on (seed, epoch) and a batch's augmentation on (seed, epoch, step), so
+        `start=k` yields exactly what comes after the first k batches, without drawing those.
+        """
+        assert start >= 0
+        order = torch.randperm(len(self.train), generator=_generator(seed, epoch, "order"))
+        order = order.to(self.train.images.device)
+        for step in range(start, self.steps(batch_size)):
+            chosen = order[step * batch_size : (step + 1) * batch_size]
+            images = augment(
+                self.train.images[chosen],
+                self.mean,
+                self.std,
+                pad=self.pad,
+                flip=self.flip,
+                pad_raw=self.pad_raw,
+                generator=_generator(seed, epoch, step),
+            )
+            yield images, self.train.labels[chosen]
+
+    def eval_batches(self, split: Split, batch_size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
+        """Normalised float32 (B, C, H, W) and labels (B,), in order, not augmented."""
+        for i in range(0, len(split), batch_size):
+            images = normalise(split.images[i : i + batch_size], self.mean, self.std)
+            yield images, split.labels[i : i + batch_size]
+
+    def sample(self, n: int, *, seed: int, batch_size: int = 256) -> Iterator[Tensor]:
+        """n different training images, normalised, not augmented, float32 (B, C, H, W).
+
+        Raises ValueError, at the call, when there are fewer than n.
+        """
+        if not 0 <= n <= len(self.train):
+            raise ValueError(f"{n} training images asked for; there are {len(self.train)}")
+        order = torch.randperm(len(self.train), generator=_generator(seed, "sample"))[:n]
+        order = order.to(self.train.images.device)
+        return (
+            normalise(self.train.images[order[i : i + batch_size]], self.mean, self.std)
+            for i in range(0, n, batch_size)
+        )
+
+
+class Options(TypedDict, total=False):
+    """What every data set accepts; the defaults are those of `_build` unless it says otherwise."""
+
+    val_size: int  # so many training images are set aside to validate on: 0
+    split_seed: int  # which ones: 0
+    pad: int  # augmentation, see `augment`: 4
+    flip: bool  # True
+    pad_raw: bool  # False
+
+
+Source = tuple[Split, Split, tuple[str, ...]]  # train, test, class names
+DIGITS = tuple("0123456789")
+
+
+def digits(**options: Unpack[Options]) -> Data:
+    """scikit-learn's handwritten digits, 8x8 grey: nothing to download. 1000 to train, 797 to test.
+
+    They come without a test set; ours is stratified and always the same, whatever `split_seed` is.
+    Defaults to pad=1, flip=False.
+    """
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    images = torch.from_numpy(raw.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)
+    whole = Split(images, torch.from_numpy(raw.target).long())
+    train, test = _carve(whole, 797, _generator("the test set of digits"))
+    return _build("digits", train, test, DIGITS, **{"pad": 1, "flip": False} | options)
+
+
+def cifar10(*, root: str = "data", download: bool = False, **options: Unpack[Options]) -> Data:
+    """CIFAR-10, 50,000 + 10,000 images of 32x32, from root/cifar-10-batches-py or root/cifar10."""
+    source = _find("cifar10", root, "cifar-10-batches-py", _cifar, download, (3, 32, 32))
+    return _build("cifar10", *source, **options)
+
+
+def cifar100(*, root: str = "data", download: bool = False, **options: Unpack[Options]) -> Data:
+    """CIFAR-100, 50,000 + 10,000 images of 32x32, from root/cifar-100-python or root/cifar100."""
+    source = _find("cifar100", root, "cifar-100-python", _cifar, download, (3, 32, 32))
+    return _build("cifar100", *source, **options)
+
+
+def svhn(*, root: str = "data", download: bool = False, **options: Unpack[Options]) -> Data:
+    """SVHN, 604,388 (train and extra, as in the paper) + 26,032 images of 32x32.
+
+    From root/train_32x32.mat, extra_32x32.mat, test_32x32.mat, or root/svhn/{train,extra,test}; as
+    folders, `extra` is joined to `train` where it exists. Defaults to pad=0, flip=False: the paper
+    names no augmentation.
+    """
+    source = _find("svhn", root, "train_32x32.mat", _svhn, download, (3, 32, 32), more="extra")
+    return _build("svhn", *source, **{"pad": 0, "flip": False} | options)
+
+
+def mnist(*, root: str = "data", download: bool = False, **options: Unpack[Options]) -> Data:
+    """MNIST, 60,000 + 10,000 grey images of 28x28, from root/MNIST/raw or root/mnist.
+
+    Defaults to pad=0, flip=False.
+    """
+    # A file, because torchvision leaves the empty folder behind when a download fails.
+    marker = "MNIST/raw/train-images-idx3-ubyte"
+    source = _find("mnist", root, marker, _mnist, download, (1, 28, 28))
+    return _build("mnist", *source, **{"pad": 0, "flip": False} | options)
+
+
+def imagefolder(
+    *, root: str, size: int | None = None, channels: int = 3, **options: Unpack[Options]
+) -> Data:
+    """Your own images: root/train/<class>/*, and the same classes under root/val and/or root/test.
+
+    With both, `val` is the validation split and `val_size` must be 0. With one of them, whichever
+    it is, it is the test split, and `val_size` images of `train` may be set aside to validate on.
+    `size` resizes every image's shorter side to it and crops the centre; without it they must all
+    have one size. `channels` is 3 (colour) or 1 (grey). All of them must fit into memory.
+    """
+    base = Path(root).expanduser()
+    if channels not in (1, 3):
+        raise ValueError(f"data.channels is 3 (colour) or 1 (grey); got {channels}")
+    if size is not None and size < 1:
+        raise ValueError(f"data.size is the side of the images in pixels; got {size}")
+    held_out = [base / name for name in ("val", "test") if (base / name).is_dir()]
+    if not (base / "train").is_dir() or not held_out:
+        raise FileNotFoundError(
+            f"no class folders found: {base.resolve()} needs train/<class>/<images>, and test/ or "
+            "val/ (or both) with the same classes; data.root=<folder> looks elsewhere"
+        )
+    if len(held_out) == 2 and (val_size := options.get("val_size", 0)):
+        raise ValueError(
+            f"data.val_size must be 0, got {val_size}: {base / 'val'} is the validation split"
+        )
+    parts, classes = folders.read([base / "train", *held_out], channels=channels, size=size)
+    train, *val, test = (Split(*part) for part in parts)
+    return _build("imagefolder", train, test, classes, val=val[0] if val else None, **options)
+
+
+def fake(
+    *,
+    num_train: int = 256,
+    num_test: int = 128,
+    num_classes: int = 10,
+    size: int = 32,
+    channels: int = 3,
+    seed: int = 0,
+    **options: Unpack[Options],
+) -> Data:
+    """Made-up images that can be learned: per class one smooth random pattern, plus noise."""
+    if min(num_train, num_test, size, channels) < 1 or num_classes < 2:
+        raise ValueError(
+            "fake data needs images, of at least 1 pixel and 1 channel, in at least 2 classes; got "
+            f"{num_train=}, {num_test=}, {size=}, {channels=}, {num_classes=}"
+        )
+    coarse = torch.randn(num_classes, channels, 4, 4, generator=_generator("fake", seed))
+    patterns = F.interpolate(coarse, size=(size, size), mode="bilinear")
+
+    def draw(n: int, split: str) -> Split:
+        labels = torch.arange(n) % num_classes
+        noise = torch.randn(n, channels, size, size, generator=_generator("fake", seed, split))
+        images = 128 + 40 * patterns[labels] + 40 * noise
+        return Split(images.clamp(0, 255).to(torch.uint8), labels)
+
+    classes = tuple(f"class {i}" for i in range(num_classes))
+    return _build("fake", draw(num_train, "train"), draw(num_test, "test"), classes, **options)
+
+
+def _build(
+    name: str,
+    train: Split,
+    test: Split,
+    classes: tuple[str, ...],
+    *,
+    val: Split | None = None,
+    val_size: int = 0,
+    split_seed: int = 0,
+    pad: int = 4,
+    flip: bool = True,
+    pad_raw: bool = False,
+) -> Data:
+    """Checks the options, measures mean and deviation, sets the validation split aside."""
+    if pad < 0:
+        raise ValueError(f"data.pad is a number of pixels, 0 or more; got {pad}")
+    if not 0 <= val_size < len(train):
+        raise ValueError(
+            f"data.val_size is how many of the {len(train)} training images to validate on, "
+            f"from 0 to {len(train) - 1}; got {val_size}"
+        )
+    # Before the split is carved: the same images are normalised the same way with and without it.
+    mean, std = channel_stats(train.images)
+    if val_size:
+        train, val = _carve(train, val_size, _generator("val", split_seed))
+    elif val is None:
+        val = Split(test.images[:0], test.labels[:0])
+    options = [classes, mean.tolist(), std.tolist(), pad, flip, pad_raw]
+    digest = _fingerprint(options, train, val, test)
+    return Data(name, train, val, test, classes, mean, std, pad, flip, pad_raw, digest)
+
+
+def _fingerprint(options: list, *splits: Split) -> str:
+    digest = hashlib.sha256(json.dumps(options).encode())
+    for split in splits:
+        digest.update(json.dumps(split.images.shape).encode())
+        digest.update(split.images.contiguous().numpy())
+        digest.update(split.labels.contiguous().numpy())
+    return digest.hexdigest()
+
+
+def _carve(whole: Split, count: int, generator: torch.Generator) -> tuple[Split, Split]:
+    """(rest, chosen): `count` images at random, from every class in proportion to its size."""
+    sizes = torch.bincount(whole.labels)
+    quotas = sizes * count // len(whole)
+    # Whole numbers leave some over; they go to the classes that were rounded down the most.
+    most_short = (sizes * count % len(whole)).argsort(descending=True, stable=True)
+    quotas[most_short[: count - int(quotas.sum())]] += 1
+    chosen = torch.zeros(len(whole), dtype=torch.bool)
+    for label, quota in enumerate(quotas.tolist()):
+        members = (whole.labels == label).nonzero().squeeze(1)
+        chosen[members[torch.randperm(len(members), generator=generator)[:quota]]] = True
+    parts = (Split(whole.images[mask], whole.labels[mask]) for mask in (~chosen, chosen))
+    return tuple(parts)
+
+
+def _generator(*parts: int | str) -> torch.Generator:
+    return torch.Generator().manual_seed(mix(*parts))
+
+
+def _find(
+    name: str,
+    root: str,
+    marker: str,
+    fetch: Callable[[str, str, bool], Source],
+    download: bool,
+    shape: tuple[int, int, int],
+    more: str | None = None,
+) -> Source:
+    """A standard data set: torchvision's files if root/marker is there, else class folders.
+
+    `more` names a folder that belongs to the training images where it exists. Raises
+    FileNotFoundError when neither is there and `download` is off; OSError when torchvision can't
+    read or get its files; ValueError for what is wrong inside class folders.
+    """
+    base = Path(root).expanduser()
+    files, tree = base / marker, base / name
+    if not files.exists() and tree.is_dir():
+        return _from_folders(tree, shape, more)
+    if not files.exists() and not download:
+        raise FileNotFoundError(
+            f"{name} is neither at {files.resolve()} (as torchvision stores it) nor at "
+            f"{tree.resolve()} (class folders train/<class>/<images> and test/...): "
+            "data.download=true gets it, or put class folders there; "
+            "data.root=<folder> looks elsewhere"
+        )
+    try:
+        return fetch(name, str(base), download)
+    except (OSError, RuntimeError, ValueError, AssertionError) as error:  # damaged files, too
+        reason = " ".join(str(error).split())
+        raise OSError(
+            f"{name} could not be {'downloaded' if download else 'read'} ({reason}): delete "
+            f"{files.resolve()} if it is there, then try data.download=true with a network, or put "
+            f"class folders train/<class>/<images> and test/... at {tree.resolve()}"
+        ) from error
+
+
+def _from_folders(tree: Path, shape: tuple[int, int, int], more: str | None) -> Source:
+    names = ["train", "test"] + [more] * bool(more and (tree / more).is_dir())
+    read = [tree / name for name in names]
+    parts, classes = folders.read(read, channels=shape[0], shape=shape[1:])
+    train, test, *extra = (Split(*part) for part in parts)
+    return _join(train, *extra), test, classes
+
+
+def _cifar(name: str, root: str, download: bool) -> Source:
+    from torchvision import datasets  # Takes seconds to import, and class folders need none of it.
+
+    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    parts = [kind(root, train=train, download=download) for train in (True, False)]
+    train, test = (_split(torch.from_numpy(p.data).permute(0, 3, 1, 2), p.targets) for p in parts)
+    return train, test, tuple(parts[0].classes)
+
+
+def _svhn(name: str, root: str, download: bool) -> Source:
+    from torchvision.datasets import SVHN
+
+    parts = [SVHN(root, split, download=download) for split in ("train", "extra", "test")]
+    train, extra, test = (_split(torch.from_numpy(p.data), p.labels) for p in parts)
+    return _join(train, extra), test, DIGITS
+
+
+def _mnist(name: str, root: str, download: bool) -> Source:
+    from torchvision.datasets import MNIST
+
+    parts = [MNIST(root, train=train, download=download) for train in (True, False)]
+    train, test = (_split(p.data.unsqueeze(1), p.targets) for p in parts)
+    return train, test, DIGITS
+
+
+def _join(first: Split, *more: Split) -> Split:
+    if not more:
+        return first  # torch.cat would copy it
+    splits = (first, *more)
+    return Split(torch.cat([s.images for s in splits]), torch.cat([s.labels for s in splits]))
+
+
+def _split(images: Tensor, labels) -> Split:
+    return Split(images.contiguous(), torch.as_tensor(labels, dtype=torch.int64))

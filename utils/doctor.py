@@ -1,0 +1,59 @@
+"""Looks at gammas before a cut, and says on the terminal what the cut would do."""
+
+from collections.abc import Mapping
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from slimming import ChannelGraph, Plan, safe_ratio
+from slimming.planner import predict
+
+SMALL = 1e-2  # a gamma below this is called dead in the tables
+
+
+def show_plan(
+    model: nn.Module, graph: ChannelGraph, scores: Mapping[str, Tensor], keep: Plan
+) -> None:
+    """Per layer: quantiles of |gamma|, channels kept; then what the whole cut would cost."""
+    table = Table(title="Before the cut: |gamma| per BatchNorm, and what stays")
+    table.add_column("layer")
+    for name in ("min", "25 %", "median", "75 %", "max", f"< {SMALL:g}", "kept"):
+        table.add_column(name, justify="right")
+    points = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0])
+    for gate, ids in graph.gates.items():
+        gamma = model.get_submodule(gate).weight.detach().abs().float().cpu()
+        kept = len(keep[gate])
+        note = "  (all but these were to go)" if kept < 3 < len(ids) else ""
+        table.add_row(
+            gate,
+            *(f"{value:.4f}" for value in gamma.quantile(points).tolist()),
+            f"{(gamma < SMALL).float().mean():.0%}",
+            f"{kept} / {len(ids)}{note}",
+        )
+    console = Console()
+    console.print(table)
+    for norm, reason in graph.fixed.items():
+        console.print(f"{norm} stays at full width: {reason}", highlight=False)
+    everything = torch.cat([scores[gate] for gate in graph.gates])
+    params, macs = predict(graph, {})
+    dead = (everything.abs() < SMALL).float().mean()
+    console.print(
+        f"{dead:.1%} of the scores are below {SMALL:g}; the highest ratio that empties no layer is "
+        f"{safe_ratio(graph, scores):.3f}\n"
+        f"channels {keep.total:,} -> {keep.kept:,}, parameters {params:,} -> {keep.params:,}, "
+        f"MACs {macs:,} -> {keep.macs:,}",
+        highlight=False,
+    )
+    for sentence in keep.shortfalls:
+        console.print(f"note: {sentence}", highlight=False)
+
+
+def show_accuracies(reached: Mapping[str, Mapping[str, float | None]]) -> None:
+    """{"cut": {"test": ..., "val": ...}, ...} as one line each."""
+    for variant, splits in reached.items():
+        shares = ", ".join(
+            f"{split} {100 * value:.2f} %" for split, value in splits.items() if value is not None
+        )
+        print(f"  {variant:<13} {shares}")

@@ -1,0 +1,92 @@
+"""Where and how a network runs: device, precision, memory layout, threads."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Resolved choices: nothing here is "auto" any more, except the layout (per network)."""
+
+    device: torch.device
+    precision: str  # fp32 or bf16: the type of convolutions and matrix products
+    channels_last: bool | None  # None: decided per network, see `prefers_channels_last`
+    compile: bool
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Move a network to the device, in the layout that suits it."""
+        model.to(self.device)
+        if self.lays_channels_last(model):
+            model.to(memory_format=torch.channels_last)
+        return model
+
+    def lays_channels_last(self, model: nn.Module) -> bool:
+        return prefers_channels_last(model) if self.channels_last is None else self.channels_last
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self.device.type, PRECISIONS[self.precision], enabled=self.precision != "fp32"
+        )
+
+
+def choose(
+    device: str = "auto",
+    precision: str = "auto",
+    channels_last: bool | None = None,
+    compile: bool = False,
+    threads: int | None = None,
+) -> Hardware:
+    """Resolve "auto" and set the number of threads.
+
+    Args:
+        device: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
+        precision: auto (bf16 where the processor computes it natively), fp32, bf16.
+        channels_last: memory layout of images; None decides by the network's widths.
+        compile: use torch.compile (each new width compiles again: rarely pays for short runs).
+        threads: CPU threads; None leaves torch's choice.
+
+    Raises:
+        ValueError: unknown or absent device, unknown precision, threads below 1.
+    """
+    if threads is not None:
+        if threads < 1:
+            raise ValueError(f"hardware.threads is a number from 1 on; got {threads}")
+        torch.set_num_threads(threads)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        reason = (str(error).strip() or "not available here").splitlines()[0].rstrip(".")
+        raise ValueError(f"device={device} can't be used ({reason}); try device=cpu") from error
+    if precision == "auto":
+        precision = "bf16" if has_native_bf16(chosen) else "fp32"
+    if precision not in PRECISIONS:
+        raise ValueError(f"hardware.precision is auto, fp32 or bf16; got {precision!r}")
+    return Hardware(chosen, precision, channels_last, compile)
+
+
+def has_native_bf16(device: torch.device) -> bool:
+    """Whether bf16 products are computed in hardware; emulation is slower than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    info = Path("/proc/cpuinfo")  # torch has no public question for this; elsewhere: fp32
+    flags = set(info.read_text().split()) if info.exists() else set()
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def prefers_channels_last(model: nn.Module) -> bool:
+    """Wide convolutions gain from channels_last, narrow ones lose.
+
+    Decided by the widths, not by timing, so that a run repeats bit for bit.
+    """
+    convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    wide = [m for m in convs if min(m.in_channels, m.out_channels) >= 64]
+    return len(wide) * 2 >= len(convs) > 0

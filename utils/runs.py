@@ -1,0 +1,219 @@
+"""Run folders: what a stage is called, whether it is done, how it goes on, what it leaves.
+
+A folder is named by a hash of everything that can change the result; what can't (device, logger,
+paths) is left out. `result.json` is written last: where it is, the stage is done.
+"""
+
+import ast
+import hashlib
+import inspect
+import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from slimming.artifact import write_atomically
+
+SCHEMA = 1  # of result.json
+OWN = ("models.", "torchvision.", "torch.", "slimming.", "utils.")
+
+
+def essence(value: Any) -> Any:
+    """A value as it enters the hash: numbers are numbers, defaults are left out.
+
+    An object's description {"_target_": ..., argument: ...} loses the arguments that equal the
+    callable's own defaults, so a new option at its default changes no old hash.
+    """
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            return _essence_of_call(value)
+        return {str(key): essence(item) for key, item in sorted(value.items())}
+    if isinstance(value, (list, tuple)):
+        return [essence(item) for item in value]
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    return value
+
+
+def _essence_of_call(node: Mapping[str, Any]) -> dict[str, Any]:
+    from hydra.utils import get_object
+
+    target = get_object(node["_target_"])
+    parameters = inspect.signature(target).parameters
+    arguments = {key: essence(item) for key, item in node.items() if not key.startswith("_")}
+    kept = {
+        key: item
+        for key, item in sorted(arguments.items())
+        if key not in parameters or essence(parameters[key].default) != item
+    }
+    source = {} if node["_target_"].startswith(OWN) else {"source": _source_hash(target)}
+    return {"target": node["_target_"], "arguments": kept, **source}
+
+
+def _source_hash(target: Any) -> str:
+    """Of a user's own file: its code counts, comments and blank lines don't."""
+    path = inspect.getsourcefile(target)
+    tree = ast.dump(ast.parse(Path(path).read_text())) if path else repr(target)
+    return hashlib.sha256(tree.encode()).hexdigest()
+
+
+def digest(identity: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits that stand for everything that can change the result."""
+    text = json.dumps(essence(identity), sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+class Run:
+    """One stage's folder: `config.yaml`, `metrics.jsonl`, `resume.pt`, `model.pt`, `result.json`."""
+
+    def __init__(
+        self,
+        runs_dir: str | Path,
+        stage: str,
+        row: str,
+        seed: int,
+        identity: Mapping[str, Any],
+    ):
+        self.stage, self.row, self.label = stage, row, f"{row}-s{seed}"
+        identity = {"stage": stage, "seed": seed, **identity}
+        label = self.label
+        self.name = f"{re.sub(r'[^A-Za-z0-9_.+-]+', '_', label)}-{digest(identity)}"
+        self.folder = Path(runs_dir) / self.name
+        self.started = time.monotonic()
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What the finished stage left, or None while it isn't finished."""
+        return read_result(self.folder)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder; a second process waits. The lock of a dead process is free."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / ".lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                print(f"{self.name} is being computed by another process: waiting for it")
+                lock.acquire()
+        except OSError as error:
+            raise OSError(
+                f"can't write to the run folder {self.folder} ({error.strerror or error}); "
+                f"choose another place with runs_dir=..."
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def save_resume(self, state: dict[str, Any]) -> None:
+        write_atomically(self.folder / "resume.pt", lambda file: torch.save(state, file))
+
+    def load_resume(self) -> dict[str, Any] | None:
+        path = self.folder / "resume.pt"
+        return torch.load(path, weights_only=True) if path.exists() else None
+
+    def write_rows(self, rows: list[dict[str, Any]]) -> None:
+        """metrics.jsonl, one row per epoch; no clock in it, so that it repeats bit for bit."""
+        self.write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+    def write(self, name: str, text: str) -> None:
+        write_atomically(self.folder / name, lambda file: file.write(text.encode()))
+
+    def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Write result.json, which makes the stage done, and drop what only resuming needed."""
+        whole = {
+            "schema": SCHEMA,
+            "name": self.name,
+            "label": self.label,
+            **result,
+            "bytes": (self.folder / "model.pt").stat().st_size,
+            "command": command(),
+            "commit": commit(),
+            "versions": versions(),
+            "threads": torch.get_num_threads(),
+            "machine": machine(),
+            "seconds": round(time.monotonic() - self.started, 2),
+        }
+        self.write("result.json", json.dumps(whole, indent=1, allow_nan=False) + "\n")
+        (self.folder / "resume.pt").unlink(missing_ok=True)
+        return whole
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    path = folder / "result.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def newest(runs_dir: str | Path, fits: Any, advice: str) -> Path:
+    """The run folder finished last whose result `fits`.
+
+    Raises:
+        FileNotFoundError: there is none; the message is `advice`.
+    """
+    found = []
+    for path in Path(runs_dir).glob("*/result.json"):
+        try:
+            result = json.loads(path.read_text())
+            if result.get("schema") == SCHEMA and fits(result):
+                found.append((path.stat().st_mtime, path.parent))
+        except (ValueError, AttributeError):
+            print(f"{path} is not a result of this project: passed over", file=sys.stderr)
+    if not found:
+        raise FileNotFoundError(advice)
+    return max(found)[1]
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.+)", info.read_text()) if info.exists() else []
+    return {
+        "cpu": names[0] if names else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def versions() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "torchvision", "hydra-core", "thop")},
+    }
+
+
+def commit() -> str:
+    """The commit of the code, with a + when files that git knows were changed."""
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        head = git("rev-parse", "--short=10", "HEAD")
+        changed = git("status", "--porcelain", "--untracked-files=no")
+    except FileNotFoundError:
+        return "unknown"
+    return (head or "unknown") + ("+" if changed else "")
+
+
+def command() -> str:
+    """As a person would type it again."""
+    script, *arguments = sys.argv
+    return shlex.join(["python", Path(script).name, *arguments])

@@ -1,0 +1,264 @@
+"""What the stages share: the config's objects, the parent, the folder, the result."""
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from engine import Recipe, evaluate
+from slimming import artifact
+from slimming.artifact import Checkpoint
+from slimming.sparsity import gammas
+from utils import data as datasets
+from utils.cost import count
+from utils.data import Data
+from utils.hardware import Hardware
+from utils.runs import Run, commit, newest, read_result
+from utils.tracking import NoLogger, WandB
+
+PENALTY = ("strength", "mode", "weight_decay_on_gamma")  # of a method: not part of its scores
+DATASETS = ("digits", "cifar10", "cifar100", "svhn", "mnist", "imagefolder", "fake")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage computed."""
+
+    model: nn.Module
+    checkpoint: Checkpoint  # describes the network; its weights are taken from `model`
+    facts: dict[str, Any]  # what result.json says beyond what is counted here
+
+
+def complete(cfg: DictConfig, run: Run, work: Callable[[WandB | NoLogger], Outcome]) -> Path:
+    """Return the finished stage's folder: at once if it is done, else after `work`."""
+    if cfg.dry_run:
+        print(f"{run.folder} {'is finished' if run.result else 'would be computed'}")
+        return run.folder
+    with run.locked():
+        if run.result is not None:
+            print(f"{run.folder} is finished")
+            return run.folder
+        config = plain(cfg)
+        run.write("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        logger = instantiate(cfg.logger, _convert_="all")
+        logger.start(run.folder, run.name, run.row, run.stage, config)
+        try:
+            result = _finish(run, work(logger), config)
+            logger.finish(result)
+        finally:
+            logger.close()
+    test = 100 * result["accuracy"]["test"]
+    print(
+        f"{run.folder}: test accuracy {test:.2f} %, {result['params']:,} parameters, "
+        f"{result['macs']:,} MACs"
+    )
+    return run.folder
+
+
+def _finish(run: Run, outcome: Outcome, config: dict[str, Any]) -> dict[str, Any]:
+    """Save the network, then write everything a reader needs to trust the numbers."""
+    weights = {name: tensor.detach().cpu() for name, tensor in outcome.model.state_dict().items()}
+    checkpoint = replace(outcome.checkpoint, weights=weights)
+    artifact.save(run.folder / "model.pt", checkpoint)
+    scales = {name: gamma.detach().cpu() for name, gamma in gammas(outcome.model).items()}
+    dense = original_widths(checkpoint, scales)
+    return run.finish(
+        {
+            **outcome.facts,
+            **count(outcome.model, checkpoint.input_shape),
+            "channels": {
+                "kept": sum(map(len, scales.values())),
+                "total": sum(dense.values()),
+            },
+            "widths": {name: [len(gamma), dense[name]] for name, gamma in scales.items()},
+            "gammas": {
+                name: [float(f"{value:.4g}") for value in gamma.tolist()]
+                for name, gamma in scales.items()
+            },
+            "config": config,
+        }
+    )
+
+
+def original_widths(checkpoint: Checkpoint, scales: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """{BatchNorm: its channels before any cut}."""
+    with torch.device("meta"):
+        dense = artifact.build(checkpoint.target, checkpoint.arguments, (checkpoint.module,))
+    widths = {name: len(gamma) for name, gamma in gammas(dense).items()}
+    return {name: widths.get(name, len(gamma)) for name, gamma in scales.items()}
+
+
+def plain(node: Any) -> Any:
+    """A config node as plain Python."""
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+def load_data(description: Mapping[str, Any], hardware: Hardware) -> Data:
+    """The data set of a `data` config or of a checkpoint's history, on the training device.
+
+    Only the functions of `utils.data` can be named: a checkpoint may come from a stranger.
+    """
+    module, _, name = str(description.get("_target_", "")).rpartition(".")
+    if module != "utils.data" or name not in DATASETS:
+        raise ValueError(f"'{description.get('_target_')}' is none of our data sets")
+    arguments = {key: value for key, value in description.items() if key != "_target_"}
+    return _load_data(name, json.dumps(arguments), hardware.device)
+
+
+@functools.lru_cache(maxsize=2)  # the stages of a pipeline and the jobs of a sweep share it
+def _load_data(name: str, arguments: str, device: torch.device) -> Data:
+    try:
+        return getattr(datasets, name)(**json.loads(arguments)).to(device)
+    except TypeError as error:
+        raise ValueError(f"data={name}: {error}") from error
+
+
+def recipe_of(cfg: DictConfig) -> Recipe:
+    recipe = instantiate(cfg.recipe, _convert_="all")
+    return Recipe(cfg.epochs, recipe["batch_size"], recipe["optimizer"], recipe["schedule"])
+
+
+def recipe_identity(cfg: DictConfig) -> dict[str, Any]:
+    """The part of a recipe that can change the result."""
+    recipe = {key: plain(cfg.recipe[key]) for key in ("batch_size", "optimizer", "schedule")}
+    return {**recipe, "epochs": cfg.epochs}
+
+
+def model_for(description: Mapping[str, Any], data: Data) -> tuple[str, dict[str, Any]]:
+    """(target, arguments) of a `model` config; what it leaves open is taken from the data.
+
+    Raises:
+        ValueError: it was told other classes or channels than the data have.
+    """
+    arguments = {key: value for key, value in description.items() if key != "_target_"}
+    facts = {
+        "num_classes": data.num_classes,
+        "in_channels": data.input_shape[0],
+        "input_shape": list(data.input_shape),
+    }
+    for key in facts.keys() & arguments.keys():
+        if arguments[key] is None:
+            arguments[key] = facts[key]
+        elif arguments[key] != facts[key]:
+            raise ValueError(f"model.{key}={arguments[key]}, but {data.name} has {facts[key]}")
+    return description["_target_"], arguments
+
+
+def find_parent(cfg: DictConfig, fits: Callable[[dict], bool], advice: str) -> Path:
+    """`ckpt`, or the newest finished run whose result `fits`."""
+    if cfg.ckpt is not None:
+        path = Path(cfg.ckpt)
+        if not path.exists():
+            raise FileNotFoundError(f"there is no checkpoint at ckpt={cfg.ckpt}")
+        return path
+    nothing = f"there is no finished run to start from in {cfg.runs_dir}/: {advice}, or say ckpt=..."
+    folder = newest(cfg.runs_dir, fits, nothing)
+    print(f"ckpt={folder} (the newest that fits)")
+    return folder
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The checkpoint a stage starts from."""
+
+    checkpoint: Checkpoint
+    identity: str  # as it enters the hash: its run's name, or its weights
+    folder: str | None  # the run's name, if it is a run
+    label: str
+    row: str  # the label without the seed
+    facts: dict[str, Any]  # what its result.json says, or {}
+
+    @classmethod
+    def open(cls, path: Path) -> "Parent":
+        checkpoint = artifact.read(path)
+        folder = path if path.is_dir() else path.parent
+        result = read_result(folder) if path.is_dir() or path.name == "model.pt" else None
+        if result is not None:
+            name = result["name"]
+            return cls(checkpoint, name, name, result["label"], result["row"], result)
+        digest = hashlib.sha256()
+        for name, tensor in sorted(checkpoint.weights.items()):
+            digest.update(name.encode())
+            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+        return cls(checkpoint, digest.hexdigest(), None, path.stem, path.stem, {})
+
+    def extended(
+        self, entry: dict[str, Any], keep: dict[str, list[int]] | None = None
+    ) -> Checkpoint:
+        """The checkpoint of a child: one more line of history, and perhaps fewer channels."""
+        history = [*self.checkpoint.history, entry]
+        return replace(
+            self.checkpoint, history=history, keep=self.checkpoint.keep if keep is None else keep
+        )
+
+    def data(self, cfg: DictConfig, hardware: Hardware) -> Data:
+        """The data set asked for, or the one the checkpoint was trained on.
+
+        Raises:
+            ValueError: none is known, or its images don't fit the network.
+        """
+        known = [entry["data"] for entry in self.checkpoint.history if "data" in entry]
+        if cfg.data is None and not known:
+            raise ValueError("the checkpoint doesn't say which data it is for: add data=...")
+        data = load_data(plain(cfg.data) if cfg.data is not None else known[-1], hardware)
+        if data.input_shape != self.checkpoint.input_shape:
+            raise ValueError(
+                f"the network reads images of shape {self.checkpoint.input_shape}, but "
+                f"{data.name} has {data.input_shape}"
+            )
+        return data
+
+    def model(self, cfg: DictConfig, data: Data, hardware: Hardware) -> nn.Module:
+        """The network, placed.
+
+        Raises:
+            ValueError: it tells other classes apart than the data have.
+        """
+        model = hardware.place(artifact.restore(self.checkpoint, tuple(cfg.allow)))
+        with torch.no_grad():
+            outputs = model(next(data.eval_batches(data.test, 2))[0]).shape[-1]
+        if outputs != data.num_classes:
+            raise ValueError(
+                f"the network tells {outputs} classes apart, but {data.name} has "
+                f"{data.num_classes}"
+            )
+        return model
+
+
+def accuracies(model: nn.Module, data: Data, hardware: Hardware) -> dict[str, float | None]:
+    """{"test": accuracy, "val": accuracy, or None where there is no validation split}."""
+    return {
+        "test": evaluate(model, data, data.test, hardware)["accuracy"],
+        "val": evaluate(model, data, data.val, hardware)["accuracy"] if len(data.val) else None,
+    }
+
+
+def facts(
+    run: Run, cfg: DictConfig, data: Data, target: str, parent: Parent | None = None
+) -> dict[str, Any]:
+    """What every result.json says about its run; a child says what its parent said."""
+    inherited = ("seed", "recipe", "strength", "ratio")
+    known = parent.facts if parent else {}
+    return {
+        "stage": run.stage,
+        "row": run.row,
+        "parent": parent.folder if parent else None,
+        "dataset": data.name,
+        "model": target.rpartition(".")[2],
+        **{key: known.get(key) for key in inherited},
+        **({} if "seed" in known else {"seed": cfg.seed}),
+    }
+
+
+def history_entry(run: Run, cfg: DictConfig, **more: Any) -> dict[str, Any]:
+    """One line of a checkpoint's past."""
+    data = {} if cfg.data is None else {"data": plain(cfg.data)}
+    return {"stage": run.stage, "name": run.name, "commit": commit(), **data, **more}

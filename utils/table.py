@@ -1,0 +1,183 @@
+"""Finished runs -> chains -> rows -> DataFrame -> what people read. Pure functions, no files.
+
+A run is the content of a result.json plus "run" (its folder's name) and "latency" (or None).
+A chain is a training and what was made of it: train -> prune -> finetune.
+Rows hold raw numbers (accuracy as a fraction, bytes, ms); `humane` makes text of them.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+
+Run = dict[str, Any]
+STAGES = ("train", "prune", "finetune")
+COSTS = ("params", "macs", "macs_thop", "flops_paper", "bytes")
+INTEGERS = ("seed", "kept", "total", *COSTS, "epochs")
+
+
+def chains(runs: Sequence[Run]) -> list[list[Run]]:
+    """Every path from a first run to a last one, in the order of the table.
+
+    Recipes, data sets and networks stay together; baselines (strength 0) precede sparse trainings.
+    A run whose parent is not among `runs` starts a chain of its own.
+    """
+    known = {run["run"] for run in runs}
+    children: dict[str | None, list[Run]] = {}
+    for run in sorted(runs, key=_order):
+        parent = run.get("parent")
+        children.setdefault(parent if parent in known else None, []).append(run)
+
+    def paths(run: Run) -> list[list[Run]]:
+        below = [path for child in children.get(run["run"], []) for path in paths(child)]
+        return [[run, *path] for path in below or [[]]]
+
+    return [path for root in children.get(None, []) for path in paths(root)]
+
+
+def _order(run: Run) -> tuple:
+    group = (str(run.get("recipe")), run["dataset"], network(run))
+    stage = STAGES.index(run["stage"])
+    return (*group, stage, run["strength"] or 0, run.get("ratio") or 0, run["seed"], run["run"])
+
+
+def choose(runs: Sequence[Run], only: str | None) -> list[Run]:
+    """The runs of those chains in which some run's name contains `only` (None: all runs).
+
+    Raises ValueError when no name contains it.
+    """
+    if only is None:
+        return list(runs)
+    chosen = [path for path in chains(runs) if any(only in run["run"] for run in path)]
+    if not chosen:
+        raise ValueError(f"only={only}: no finished run has this in its name; try a shorter text")
+    names = {run["run"] for path in chosen for run in path}
+    return [run for run in runs if run["run"] in names]
+
+
+def network(run: Run) -> str:
+    """VGG-19 rather than VGG, where the configuration tells the depth."""
+    model = (run.get("config") or {}).get("model")
+    depth = model.get("depth") if isinstance(model, dict) else None
+    return f"{run['model']}-{depth}" if depth else run["model"]
+
+
+def strength(path: Iterable[Run]) -> float:
+    """The lambda a chain was trained with: fine-tuning has none of its own."""
+    return next((run["strength"] for run in reversed([*path]) if run["strength"]), 0)
+
+
+def ratio(path: Iterable[Run]) -> float | None:
+    """The share of channels the last cut of a chain asked for; None before any, or by target."""
+    return next((r["ratio"] for r in reversed([*path]) if r.get("ratio") is not None), None)
+
+
+def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """One row per network and accuracy worth comparing, chain after chain, each run once."""
+    result, seen = [], set()
+    for path in chains(runs):
+        for end, run in enumerate(path, start=1):
+            if run["run"] not in seen:
+                seen.add(run["run"])
+                result += _rows(path[:end])
+    return result
+
+
+def _rows(path: list[Run]) -> list[dict[str, Any]]:
+    run = path[-1]
+    channels, latency = run["channels"], (run.get("latency") or {}).get("batch", {})
+    common = {
+        "network": network(run),
+        "data": run["dataset"],
+        # A chain belongs to the recipe it was started with, so that no table mixes two.
+        "recipe": path[0].get("recipe"),
+        "lambda": strength(path),
+        "ratio": ratio(path),
+        "seed": run["seed"],
+    }
+    costs = {
+        "kept": channels["kept"],
+        "total": channels["total"],
+        **{key: run.get(key) for key in COSTS},
+        "latency_1_ms": latency.get("1", {}).get("median_ms"),
+        "latency_64_ms": latency.get("64", {}).get("median_ms"),
+        "epochs": run.get("epochs"),
+        "run": run["run"],
+    }
+    return [
+        {"step": step, **common, "test": accuracy["test"], "val": accuracy.get("val"), **costs}
+        for step, accuracy in _steps(path)
+    ]
+
+
+def _steps(path: list[Run]) -> list[tuple[str, dict[str, float]]]:
+    """What a run is called in the table, and the accuracies it is shown with."""
+    run = path[-1]
+    if run["stage"] == "train":
+        return [("sparse" if run["strength"] else "baseline", run["accuracy"])]
+    if run["stage"] == "finetune":
+        other = run.get("recipe") not in (None, path[0].get("recipe"))
+        return [(f"fine-tuned ({run['recipe']})" if other else "fine-tuned", run["accuracy"])]
+    share = ratio([run])
+    step = "cut" if share is None else f"cut {100 * share:g} %"
+    variants = run.get("variants") or {}
+    steps = [(step, variants.get("cut", run["accuracy"]))]
+    # Each is applied on top of the one before, so the names add up.
+    for variant in ("compensated", "recalibrated"):
+        if variant in variants:
+            mode = (run.get("config") or {}).get("compensate") if variant == "compensated" else None
+            step = f"{step} + {mode or variant}"
+            steps.append((step, variants[variant]))
+    return steps
+
+
+def frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """The rows as they are, typed: a missing integer stays missing and turns no other to float."""
+    data = pd.DataFrame(list(rows))
+    return data.astype({name: "Int64" for name in INTEGERS})
+
+
+def humane(data: pd.DataFrame) -> pd.DataFrame:
+    """The same rows as text: percent, 1.23 M, 45.6 kB. Latency only where some was measured."""
+    text = data[["step", "network", "data"]].copy()
+    text["λ"] = [f"{value:g}" for value in data["lambda"]]
+    text["ratio"] = _each(data["ratio"], "{:g}".format)
+    text["seed"] = _each(data["seed"], str)
+    text["test acc. %"] = _each(data["test"], lambda value: f"{100 * value:.2f}")
+    text["channels"] = [
+        f"{kept} / {total} ({100 * kept / total:.1f} %)" if total else "–"
+        for kept, total in zip(data["kept"], data["total"], strict=True)
+    ]
+    text["params"] = _each(data["params"], si)
+    text["MACs"] = _each(data["macs"], si)
+    text["file"] = _each(data["bytes"], lambda value: si(value, "B"))
+    for size in (1, 64):
+        if (times := data[f"latency_{size}_ms"]).notna().any():
+            text[f"ms / {size}"] = _each(times, "{:.3g}".format)
+    text["epochs"] = _each(data["epochs"], str)
+    text["run"] = data["run"]
+    return text
+
+
+def _each(column: pd.Series, convert) -> list[str]:
+    return ["–" if pd.isna(value) else convert(value) for value in column]
+
+
+def si(value: float, unit: str = "") -> str:
+    """Three digits and a decimal prefix: 398136320 -> "398 M", (45600, "B") -> "45.6 kB"."""
+    for power, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * power:  # 999,700 reads 1.00 M, not 1000 k
+            scaled = value / power
+            digits = 2 if scaled < 9.995 else 1 if scaled < 99.95 else 0
+            return f"{scaled:.{digits}f} {prefix}{unit}"
+    return f"{value:g} {unit}".strip()
+
+
+def markdown(text: pd.DataFrame) -> str:
+    """A GitHub table; numbers to the right."""
+    left = {"step", "network", "data", "run"}
+    lines = [list(text.columns), ["---" if c in left else "---:" for c in text.columns]]
+    lines += text.astype(str).values.tolist()
+    return "\n".join(
+        "| " + " | ".join(x.replace("|", "\\|") for x in line) + " |" for line in lines
+    )
