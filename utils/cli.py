@@ -31,16 +31,24 @@ def script(config: str, positional: str | None = None) -> Callable:
     def wrap(main: Callable[[Any], Any]) -> Callable[[], None]:
         @functools.wraps(main)
         def run() -> None:
-            import hydra  # heavy imports stay inside, for a quick --help and completion
+            try:
+                import hydra  # heavy imports stay inside, for a quick --help and completion
+            except ModuleNotFoundError as error:
+                advice = "`make install`, then `source .venv/bin/activate`"
+                sys.exit(_say(f"{error.name} is not installed for this Python: {advice}", 1))
+            from utils.schema import register
 
+            register()
             show_all = os.environ.get("HYDRA_FULL_ERROR") == "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints tracebacks itself
             sys.argv[1:] = _expand(sys.argv[1:], positional)
-            job = _job(main, show_all)
+            failed: list[str] = []
+            job = _job(main, show_all, failed)
             try:
                 hydra.main(config_path=str(CONF), config_name=config, version_base="1.3")(job)()
-            except Failed:
-                sys.exit(1)
+            except Failed as error:
+                jobs = failed or [str(error)]
+                sys.exit(_say(f"{len(jobs)} of the sweep's jobs failed: {'; '.join(jobs)}", 1))
             except KeyboardInterrupt as error:
                 sys.exit(_say(str(error) or "stopped", 130))
             except Exception as error:
@@ -53,16 +61,22 @@ def script(config: str, positional: str | None = None) -> Callable:
     return wrap
 
 
-def _job(main: Callable[[Any], Any], show_all: bool) -> Callable[[Any], Any]:
+def _job(main: Callable[[Any], Any], show_all: bool, failed: list[str]) -> Callable[[Any], Any]:
     @functools.wraps(main)
     def job(cfg: Any) -> Any:
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
         try:
             return main(cfg)
         except Exception as error:
             if show_all:
                 raise
             _say(_sentence(error), 1)
-            raise Failed from None
+            if HydraConfig.get().mode == RunMode.RUN:
+                sys.exit(1)
+            failed.append(HydraConfig.get().job.override_dirname)
+            raise Failed(failed[-1]) from None
 
     return job
 
@@ -84,6 +98,8 @@ def _say(sentence: str, code: int) -> int:
 
 def _sentence(error: Exception) -> str:
     """The error in one line; for a misspelt option or choice, with the near ones."""
+    if type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
+        return _sentence(error.__cause__)
     text = str(error).strip()
     if type(error).__module__.startswith(("hydra", "omegaconf")):
         return _config_sentence(text, error)
@@ -97,18 +113,18 @@ def _sentence(error: Exception) -> str:
 
 
 def _config_sentence(text: str, error: Exception) -> str:
-    missing_choice = re.search(r"Could not find '([\w@:]+)/([^']+)'", text)
-    if missing_choice:
-        group, choice = missing_choice.groups()
+    text = f"{text} {error.__cause__ or ''}"
+    full_key = re.search(r"full_key: (\S+)", text)
+    if missing := re.search(r"Could not find '([\w@:]+)/([^']+)'", text):
+        group, choice = missing.groups()
         choices = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-        return f"there is no {group}={choice}{_near(choice, choices)}; there are: " + ", ".join(
-            choices
-        )
-    unknown = re.search(r"Key '([^']+)' is not in struct", text + str(error.__cause__ or ""))
-    if unknown:
-        path = re.search(r"full_key: (\S+)", text + str(error.__cause__ or ""))
-        key = path.group(1) if path else unknown.group(1)
+        near = _near(choice, choices)
+        return f"there is no {group}={choice}{near}; there are: {', '.join(choices)}"
+    if unknown := re.search(r"Key '([^']+)' is not in struct", text):
+        key = full_key.group(1) if full_key else unknown.group(1)
         return f"there is no option '{key}'{_near(key, _option_names())}; --help lists them"
+    if refused := re.search(r"(Value '.*' of type '\w+' could not be converted to \w+)", text):
+        return f"{full_key.group(1) if full_key else 'an option'}: {refused.group(1)}"
     return " ".join(text.split())
 
 

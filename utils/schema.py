@@ -1,0 +1,31 @@
+"""Types of the options that stand at the top level, so that a wrong one is refused at once."""
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import BooleanNode, FloatNode, IntegerNode, OmegaConf, StringNode
+
+TYPES = {
+    "common": {
+        "runs_dir": StringNode("runs", is_optional=False),
+        "seed": IntegerNode(0, is_optional=False),
+        "device": StringNode("auto", is_optional=False),
+        "dry_run": BooleanNode(False, is_optional=False),
+    },
+    "cut": {
+        "ratio": FloatNode(0.7, is_optional=False),
+        "floor": FloatNode(1, is_optional=False),
+        "refill": BooleanNode(True, is_optional=False),
+        "round_to": IntegerNode(1, is_optional=False),
+        "scope": StringNode("global", is_optional=False),
+        "compensate": StringNode("none", is_optional=False),
+        "recalibrate": IntegerNode(0, is_optional=False),
+    },
+    "training": {"epochs": IntegerNode(1, is_optional=False)},
+}
+
+
+def register() -> None:
+    """Make the types known to Hydra as `schema/...`; `conf/*.yaml` put values on top of them."""
+    for name, nodes in TYPES.items():
+        ConfigStore.instance().store(
+            group="schema", name=name, node=OmegaConf.create(nodes), package="_global_"
+        )
