@@ -27,10 +27,10 @@ demo: $(INSTALLED) ## handwritten digits: baseline, sparse training, cut, fine-t
 	@$(PY) report.py $(RUNS) only=digits latency=true
 
 test: $(INSTALLED) lint ## lint and tests, a few minutes
-	@$(PY) -m pytest -n 2
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
 
 test-all: $(INSTALLED) lint ## the same, with the long ones
-	@$(PY) -m pytest -n 2 -m ''
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -m ''
 
 lint: $(INSTALLED) ## ruff
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .

@@ -47,7 +47,7 @@ class EpochProgress:
     def epoch(self, epoch: int, loss: float, accuracy: dict[str, float]) -> None:
         """`epoch` is 1 after the first one; accuracies are fractions by split."""
         shares = ", ".join(f"{split} {100 * value:.2f} %" for split, value in accuracy.items())
-        done = epoch * self.steps - self._first
+        done = max(1, epoch * self.steps - self._first)  # 0: resumed after an epoch's last step
         left = (time.monotonic() - self._started) / done * (self.epochs - epoch) * self.steps
         line = (
             f"{self.title}  epoch {epoch}/{self.epochs}  loss {loss:.4f}  {shares}  "

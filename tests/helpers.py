@@ -1,0 +1,119 @@
+"""Random networks' states, random plans, and the networks that several tests look at."""
+
+import copy
+import inspect
+from pathlib import Path
+
+import torch
+import yaml
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from slimming import ChannelGraph, Plan, plan
+from slimming.artifact import build
+
+CONF = Path(__file__).parents[1] / "conf" / "model"
+FROM_DATA = {"num_classes": 7, "in_channels": 3, "input_shape": [3, 16, 16]}
+
+
+def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Signed gammas, betas and statistics far from their initial values, in place."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=generator)
+
+    with torch.no_grad():
+        for norm in norms(model).values():
+            if norm.affine:
+                norm.weight.copy_(noise(norm.weight))
+                norm.bias.copy_(noise(norm.bias))
+            if norm.track_running_stats:
+                norm.running_mean.copy_(noise(norm.running_mean))
+                norm.running_var.copy_(noise(norm.running_var).square() + 0.5)
+    return model
+
+
+def norms(model: nn.Module) -> dict[str, _BatchNorm]:
+    return {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm)}
+
+
+def random_scores(graph: ChannelGraph, seed: int = 0) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {gate: torch.rand(len(ids), generator=generator) for gate, ids in graph.gates.items()}
+
+
+def random_plan(graph: ChannelGraph, ratio: float = 0.5, seed: int = 0, **options) -> Plan:
+    return plan(graph, random_scores(graph, seed), ratio, **options)
+
+
+def toy_graph(*sizes: int) -> ChannelGraph:
+    """The graph of a network with private gates "0", "1", ... of these sizes and nothing else."""
+    gates, start = {}, 0
+    for i, size in enumerate(sizes):
+        gates[str(i)] = torch.arange(start, start + size)
+        start += size
+    return ChannelGraph(
+        shapes={f"{gate}.weight": (len(ids),) for gate, ids in gates.items()},
+        parameters=tuple(f"{gate}.weight" for gate in gates),
+        dims={(f"{gate}.weight", 0): ids for gate, ids in gates.items()},
+        gates=gates,
+        selecting=(),
+        reads=(),
+        uses={},
+        folds={},
+        fixed={},
+    )
+
+
+def configured_networks() -> dict[str, tuple[str, dict]]:
+    """{yaml name: (class, arguments)} for every network in conf/model, made narrow."""
+    found = {}
+    for path in sorted(CONF.glob("*.yaml")):
+        arguments = _read(path)
+        target = arguments.pop("_target_", None)
+        if target is None or not str(target).startswith("models."):
+            continue
+        if "width" in arguments:
+            arguments["width"] = 0.11  # odd widths: 7, 14, 28, 56
+        arguments |= {k: v for k, v in FROM_DATA.items() if k in arguments and arguments[k] is None}
+        found[path.stem] = (target, arguments)
+    return found
+
+
+def configured(name: str, **arguments) -> nn.Module:
+    target, defaults = configured_networks()[name]
+    torch.manual_seed(0)
+    return randomise(build(target, defaults | arguments))
+
+
+def takes(name: str, argument: str) -> bool:
+    """Whether the configured network has this argument."""
+    module, _, kind = configured_networks()[name][0].rpartition(".")
+    return argument in inspect.signature(getattr(__import__(module, fromlist=[kind]), kind)).parameters
+
+
+def _read(path: Path) -> dict:
+    own = yaml.safe_load(path.read_text()) or {}
+    merged: dict = {}
+    for parent in own.pop("defaults", []):
+        if isinstance(parent, str) and parent != "_self_":
+            merged |= _read(path.with_name(f"{parent}.yaml"))
+    return merged | own
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    return copy.deepcopy(model.state_dict())
+
+
+def assert_same_state(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert list(a) == list(b)
+    for name in a:
+        assert a[name].dtype == b[name].dtype, name
+        assert torch.equal(a[name], b[name]), name
+
+
+def relative_gap(a: Tensor, b: Tensor) -> float:
+    """Largest difference as a share of b's largest magnitude."""
+    assert a.shape == b.shape
+    return ((a - b).abs().max() / b.abs().max()).item()

@@ -1,0 +1,211 @@
+"""Training: resume is exact, interruptions save, divergence is told, schedules and draws are pure."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn, optim
+
+import engine
+from door import ROOT, TINY, tiny
+from engine import Interrupted, Recipe, choose_strength, describe_gammas
+from slimming.artifact import read
+from slimming.methods.base import Plain
+from train import train
+from utils.schedules import one_cycle, steps
+
+
+def bits(folder: Path) -> tuple:
+    weights = read(folder).weights
+    return (
+        {name: tensor.numpy().tobytes() for name, tensor in weights.items()},
+        (folder / "metrics.jsonl").read_bytes(),
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple:
+    """The weights and metrics of a training that nothing interrupted."""
+    return bits(train(tiny("train", tmp_path_factory.mktemp("whole"))))
+
+
+def test_the_same_command_gives_the_same_bits(tmp_path, whole):
+    assert bits(train(tiny("train", tmp_path / "again"))) == whole
+
+
+def test_another_seed_gives_another_network(tmp_path, whole):
+    assert bits(train(tiny("train", tmp_path, "seed=1")))[0] != whole[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_in_every_step_it_ends_with_the_same_bits(
+    tmp_path, whole, number, monkeypatch
+):
+    real = engine._step
+
+    def step_and_signal(*arguments):
+        os.kill(os.getpid(), number)
+        return real(*arguments)
+
+    monkeypatch.setattr(engine, "_step", step_and_signal)
+    cfg, stops = tiny("train", tmp_path), 0
+    while True:
+        try:
+            folder = train(cfg)
+            break
+        except Interrupted as stop:
+            assert "same command goes on" in str(stop)
+            assert not list(tmp_path.glob("*/result.json"))
+            stops += 1
+    assert stops == 9  # 3 epochs of 3 steps
+    assert bits(folder) == whole
+
+
+def test_killed_with_sigkill_it_ends_with_the_same_bits(tmp_path):
+    """Two kills at arbitrary moments of a real process, then the same command again."""
+    command = [sys.executable, str(ROOT / "train.py"), *TINY, "epochs=12", "data.num_train=512"]
+    whole = subprocess.run([*command, f"runs_dir={tmp_path / 'whole'}"], cwd=ROOT, check=True)
+    assert whole.returncode == 0
+    killed = [*command, f"runs_dir={tmp_path / 'killed'}"]
+    for rows in (2, 6):
+        process = subprocess.Popen(killed, cwd=ROOT)
+        while not _rows(tmp_path / "killed") >= rows:
+            assert process.poll() is None, "it finished before it could be killed"
+            time.sleep(0.002)
+        process.kill()
+        process.wait()
+    subprocess.run(killed, cwd=ROOT, check=True)
+    (a,), (b,) = (list((tmp_path / which).iterdir()) for which in ("whole", "killed"))
+    assert a.name == b.name
+    assert bits(a) == bits(b)
+
+
+def _rows(folder: Path) -> int:
+    return max((len(p.read_text().splitlines()) for p in folder.glob("*/metrics.jsonl")), default=0)
+
+
+def test_resuming_uses_the_threads_the_run_began_with(tmp_path, monkeypatch, capsys):
+    real = engine._step
+
+    def stop_first(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments)
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        with monkeypatch.context() as patch, pytest.raises(Interrupted):
+            patch.setattr(engine, "_step", stop_first)
+            train(tiny("train", tmp_path))
+        torch.set_num_threads(2)
+        folder = train(tiny("train", tmp_path))
+        assert torch.get_num_threads() == 1
+        assert "using 1 threads" in capsys.readouterr().out
+        assert json.loads((folder / "result.json").read_text())["threads"] == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_advice(tmp_path):
+    with pytest.raises(ValueError, match=r"training has diverged. Lower recipe.optimizer.lr"):
+        train(tiny("train", tmp_path, "recipe.optimizer.lr=1e12"))
+    assert not list(tmp_path.glob("*/result.json"))
+
+
+def test_two_processes_on_one_run_train_once(tmp_path):
+    command = [sys.executable, str(ROOT / "train.py"), *TINY, "epochs=8", f"runs_dir={tmp_path}"]
+    first, second = (
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    )
+    texts = [process.communicate()[0] for process in (first, second)]
+    assert first.returncode == second.returncode == 0
+    assert sum("epoch 8/8" in text for text in texts) == 1
+    assert sum("is finished" in text for text in texts) == 1
+    (folder,) = tmp_path.iterdir()
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 8
+
+
+def test_metrics_tell_the_penalty_and_the_small_gammas(tmp_path):
+    folder = train(tiny("train", tmp_path, "method.strength=0.02", "data.val_size=32"))
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    last = rows[-1]
+    scales = read(folder).weights
+    scales = {k: v for k, v in scales.items() if k.endswith(".weight") and v.dim() == 1}
+    total = sum(gamma.abs().double().sum().item() for gamma in scales.values())
+    assert last["penalty"] == pytest.approx(0.02 * total, rel=1e-5)
+    everything = torch.cat(list(scales.values())).abs()
+    assert last["gamma_below_1e-2"] == pytest.approx((everything < 1e-2).float().mean().item())
+    counts = last["gamma_histogram"]
+    assert [sum(c) for c in counts.values()] == [len(gamma) for gamma in scales.values()]
+    assert 0 <= last["val/accuracy"] <= 1
+    assert not any("second" in key or "img" in key for key in last), "a clock would break the bits"
+
+
+def test_an_exact_zero_is_in_the_first_bin_of_the_histogram():
+    norm = nn.BatchNorm1d(3)
+    norm.weight.data = torch.tensor([0.0, -1e-4, 50.0])
+    counts = describe_gammas(nn.Sequential(norm), 1.0)["gamma_histogram"]["0"]
+    assert counts[0] == 1 and counts[-1] == 1 and sum(counts) == 3
+    assert len(counts) == len(engine.EDGES) - 1
+
+
+def test_late_and_nothing_small_it_says_raise_lambda(tmp_path, capsys):
+    train(tiny("train", tmp_path, "method.strength=1e-7"))
+    assert "raise method.strength" in capsys.readouterr().out
+
+
+def test_the_reach_of_the_penalty_is_said_at_the_start(tmp_path, capsys):
+    train(tiny("train", tmp_path, "method.strength=0.02"))
+    assert "can move a gamma by" in capsys.readouterr().out
+
+
+def test_a_lambda_left_open_reaches_what_the_recipe_says():
+    recipe = Recipe(10, 64, partial(optim.SGD, lr=0.1, momentum=0.9), lambda progress: 1.0)
+    # 10 epochs of 100 steps at 0.1: sum(lr) = 100, and momentum makes it tenfold.
+    assert choose_strength(recipe, "subgradient", 100, 2.0) == pytest.approx(2.0 / 1000)
+    assert choose_strength(recipe, "proximal", 100, 2.0) == pytest.approx(2.0 / 100)
+    adam = Recipe(10, 64, partial(optim.AdamW, lr=0.1), lambda progress: 1.0)
+    with pytest.raises(ValueError, match="set method.strength"):
+        choose_strength(adam, "subgradient", 100, 2.0)
+
+
+@pytest.mark.parametrize("epochs", [1, 5, 7, 30, 50, 90, 160, 161])
+def test_milestones_work_for_every_number_of_epochs(epochs):
+    """Peer bug B4: `epoch in [epochs * 0.5, ...]` never fires for odd or unlucky numbers."""
+    total = epochs * 100
+    factors = [steps(k / total, (0.5, 0.75)) for k in range(total)]
+    assert sorted(set(factors), reverse=True) == pytest.approx([1, 0.1, 0.01])
+    assert factors.index(pytest.approx(0.1)) == math.ceil(total * 0.5)
+    assert factors.index(pytest.approx(0.01)) == math.ceil(total * 0.75)
+
+
+def test_one_cycle_rises_to_one_and_falls_towards_zero():
+    values = [one_cycle(k / 1000) for k in range(1000)]
+    assert max(values) == pytest.approx(1.0) and values.index(max(values)) == 200
+    assert values[0] == pytest.approx(0.05) and values[-1] < 1e-4
+
+
+def test_weight_decay_can_leave_gammas_alone():
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    assert len(engine._groups(model, True)) == 1
+    rest, scales = engine._groups(model, False)
+    assert scales["weight_decay"] == 0.0 and scales["params"][0] is model[1].weight
+    assert len(rest["params"]) == 3
+
+
+def test_a_method_without_a_penalty_leaves_gradients_alone():
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    loss, logits = Plain().loss(model, (torch.randn(4, 2), torch.tensor([0, 1, 0, 1])))
+    loss.backward()
+    before = model[1].weight.grad.clone()
+    Plain().after_backward(model)
+    assert torch.equal(model[1].weight.grad, before) and logits.shape == (4, 2)
