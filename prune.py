@@ -22,6 +22,8 @@ def prune(cfg) -> Path:
     from utils.runs import Run
 
     check_ratio(cfg.ratio)
+    if cfg.recalibrate < 0:
+        raise ValueError(f"recalibrate is a number of training images; got {cfg.recalibrate}")
     path = stages.find_parent(
         cfg,
         lambda result: result["stage"] == "train" and result["strength"] > 0,

@@ -1,10 +1,10 @@
 """Network Slimming: find the channels, choose, cut, prove. Needs nothing but torch and safetensors.
 
-    graph = trace(model, example)               # which channels can be cut, and why others can't
-    scores = Slimming().scores(model, graph)    # |gamma| of every BatchNorm
-    keep = plan(graph, scores, ratio=0.7)       # which channels stay
-    thin = slim(model, graph, keep)             # a smaller network, cut for real
-    proof = verify(model, graph, keep, thin, x) # thin computes what the masked network computes
+graph = trace(model, example)               # which channels can be cut, and why others can't
+scores = Slimming().scores(model, graph)    # |gamma| of every BatchNorm
+keep = plan(graph, scores, ratio=0.7)       # which channels stay
+thin = slim(model, graph, keep)             # a smaller network, cut for real
+proof = verify(model, graph, keep, thin, x) # thin computes what the masked network computes
 """
 
 from slimming.artifact import load, save

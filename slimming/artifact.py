@@ -125,8 +125,10 @@ def restore(checkpoint: Checkpoint, allow: Sequence[str] = ()) -> nn.Module:
     """The network of a checkpoint, in eval mode."""
     model = build(checkpoint.target, checkpoint.arguments, allow)
     fit_shapes(model, checkpoint.weights)
-    weights = {name: tensor.float() if tensor.is_floating_point() else tensor
-               for name, tensor in checkpoint.weights.items()}
+    weights = {
+        name: tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in checkpoint.weights.items()
+    }
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_map
 
 from slimming.labels import NONE, Labels
-from slimming.selection import SELECTING
+from slimming.layers import SCORED
+from slimming.selection import SELECTING, selects
 from slimming.walk import Walk
 
 BATCH = 2  # images in the traced example: BatchNorm in training mode refuses one
@@ -71,14 +71,10 @@ class ChannelGraph:
 
 
 class _Tracer(fx.Tracer):
-    """torch's own layers are leaves; a subclass that computes something else is looked into."""
+    """Layers with channels are leaves, also as subclasses from elsewhere."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        if isinstance(module, tuple(SELECTING.values())):
-            return True
-        if isinstance(module, (_ConvNd, nn.Linear, _BatchNorm)):
-            return type(module).forward.__module__.startswith("torch.nn")
-        return super().is_leaf_module(module, name)
+        return isinstance(module, SCORED) or super().is_leaf_module(module, name)
 
 
 def trace(model: nn.Module, example: Any) -> ChannelGraph:
@@ -91,11 +87,15 @@ def trace(model: nn.Module, example: Any) -> ChannelGraph:
     Raises:
         ValueError: the network can't be traced, or can't take this input.
     """
+    _refuse_wrapper(model)
     inputs = tuple(example) if isinstance(example, (tuple, list)) else (example,)
     inputs = tree_map(_meta_batch, inputs)
     labels, walks = Labels(), []
     for training in (True, False):  # some heads exist in one mode only
-        twin = copy.deepcopy(model).to("meta").train(training)
+        twin = copy.deepcopy(model).to("meta").float().train(training)
+        for module in twin.modules():
+            if _is_norm(module):
+                module.eval()  # SyncBatchNorm would wait for other processes
         try:
             traced = fx.GraphModule(twin, _Tracer().trace(twin))
         except Exception as error:
@@ -107,9 +107,10 @@ def trace(model: nn.Module, example: Any) -> ChannelGraph:
         try:
             walk.run(*inputs)
         except Exception as error:
+            shapes = [tuple(x.shape) if isinstance(x, Tensor) else x for x in inputs]
             raise ValueError(
-                f"{type(model).__name__} can't take an input of shape "
-                f"{[tuple(x.shape) for x in inputs]}: {_first_line(error)}"
+                f"{type(model).__name__} can't take an input of shape {shapes}: "
+                f"{_first_line(error)}"
             ) from error
         walks.append(walk)
     return _assemble(model, labels, walks)
@@ -120,6 +121,8 @@ def _assemble(model: nn.Module, labels: Labels, walks: list[Walk]) -> ChannelGra
     for walk in walks:
         for norm, channels in walk.norm_inputs.items():
             norm_inputs.setdefault(norm, []).extend(channels)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    _fix_tensors_used_elsewhere(model, labels, set().union(*(walk.outside for walk in walks)))
     readers = [pair for walk in walks for pair in walk.readers]
     selecting = _join_private_norms(model, labels, norm_inputs, readers)
 
@@ -131,20 +134,37 @@ def _assemble(model: nn.Module, labels: Labels, walks: list[Walk]) -> ChannelGra
     lookup = torch.full((len(classes) + 1,), NONE)
     for root, i in number.items():
         lookup[root] = i
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    dims = {key: lookup[classes[ids]] for key, ids in labels.dims.items() if key[0] in shapes}
+    dims = {key: channels for key, channels in dims.items() if (channels != NONE).any()}
+    reads = dict.fromkeys(key for walk in walks for key in walk.reads)
     return ChannelGraph(
         shapes=shapes,
         parameters=tuple(name for name, _ in model.named_parameters()),
-        dims={
-            key: lookup[classes[ids]] for key, ids in labels.dims.items() if key[0] in shapes
-        },
+        dims=dims,
         gates={gate: lookup[ids] for gate, ids in gates.items()},
         selecting=tuple(gate for gate in gates if gate in selecting),
-        reads=tuple(dict.fromkeys(key for walk in walks for key in walk.reads)),
+        reads=tuple(key for key in reads if key in dims),
         uses=walks[-1].uses,
-        folds={k: v for walk in walks for k, v in walk.folds.items()},
+        folds=walks[-1].folds,
         fixed=fixed,
     )
+
+
+def _fix_tensors_used_elsewhere(model: nn.Module, labels: Labels, outside: set[str]) -> None:
+    """A tensor that is no layer's own can't be cut with that layer alone."""
+    users: dict[int, dict[int, str]] = {}  # parameter -> its layers
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        layer = model.get_submodule(name.rpartition(".")[0])
+        users.setdefault(id(parameter), {}).setdefault(id(layer), name)
+    tied = {name: list(of.values()) for of in users.values() for name in of.values() if len(of) > 1}
+    stored, norms = model.state_dict(), {name for name, m in model.named_modules() if _is_norm(m)}
+    for (name, _), numbers in labels.dims.items():
+        if name in tied:
+            labels.fix(numbers, f"{' and '.join(map(repr, tied[name]))} are one tensor")
+        elif name in outside:
+            labels.fix(numbers, f"'{name}' is also used outside its layer")
+        elif name not in stored and name not in norms:
+            labels.fix(numbers, f"'{name}' is computed from other tensors")
 
 
 def _join_private_norms(
@@ -161,7 +181,7 @@ def _join_private_norms(
     for norm, inputs in norm_inputs.items():
         own = labels.dims[norm, 0]
         module = model.get_submodule(norm)
-        can_select = module.affine and (type(module) in SELECTING or hasattr(module, "index"))
+        can_select = module.affine and type(module) in SELECTING
         private = all(
             NONE not in channels
             and all(
@@ -170,7 +190,7 @@ def _join_private_norms(
             )
             for channels in inputs
         )
-        if hasattr(module, "index") or (not private and can_select):
+        if selects(module) or (not private and can_select):
             selecting.add(norm)
             for channels in inputs:
                 labels.fix(channels, f"'{norm}' selects among channels that others read too")
@@ -191,7 +211,7 @@ def _gates(
         norm: classes[labels.dims[norm, 0]]
         for norm in sorted(norms, key=[n for n, _ in model.named_modules()].index)
     }
-    fixed = {n: "it has no gamma" for n in own if not model.get_submodule(n).affine}
+    fixed = {n: "it has no gamma to score by" for n in own if not model.get_submodule(n).affine}
     while True:
         new = {
             norm: next(reasons[root] for root in ids.tolist() if root in reasons)
@@ -206,10 +226,22 @@ def _gates(
                 reasons.setdefault(root, f"it is tied to '{norm}': {new[norm]}")
 
 
+def _is_norm(module: nn.Module) -> bool:
+    return isinstance(module, _BatchNorm)
+
+
+def _refuse_wrapper(model: nn.Module) -> None:
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise ValueError(f"give the network inside: {type(model).__name__}(...).module")
+    if hasattr(model, "_orig_mod"):
+        raise ValueError("give the network that was compiled: compiled._orig_mod")
+
+
 def _meta_batch(x: Any) -> Any:
     if not isinstance(x, Tensor):
         return x
-    return torch.empty((BATCH, *x.shape[1:]), dtype=x.dtype, device="meta")
+    dtype = torch.float32 if x.is_floating_point() else x.dtype
+    return torch.empty((BATCH, *x.shape[1:]), dtype=dtype, device="meta")
 
 
 def _first_line(error: Exception) -> str:

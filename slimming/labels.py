@@ -35,7 +35,7 @@ class Labels:
         if len(labels):
             self.fixed.append((labels, reason))
 
-    def unite(self, a: Tensor, b: Tensor, reason: str) -> None:
+    def unite(self, a: Tensor, b: Tensor, reason: str = "") -> None:
         """Entry by entry, `a` and `b` (of one shape) are cut together.
 
         Where one of them is no channel, it has a size that can't follow: the other one stays.

@@ -64,6 +64,8 @@ def plan(
     """
     ratio = check_ratio(ratio)
     _check_options(floor, round_to, scope)
+    if ratio and not graph.gates:
+        raise ValueError("no BatchNorm of this network can be cut; graph.explain() says why")
     order, layer_of = _rank(graph, scores)
     sizes = torch.bincount(layer_of).tolist()
     floors = [_least(size, floor) for size in sizes]
@@ -74,9 +76,9 @@ def plan(
     else:
         goal = _share(ratio, len(order))
         removed = _remove_globally(layer_of[order].tolist(), sizes, floors, goal, refill)
-    if round_to > 1:
-        within = goal if scope == "global" and refill else sum(removed)
-        removed = _round(removed, sizes, floors, round_to, within)
+    if round_to > 1 and goal:
+        total = None if scope == "layer" else goal if refill else sum(removed)
+        removed = _round(removed, sizes, floors, round_to, total)
     stays = torch.ones(graph.num_channels, dtype=torch.bool)
     for layer, count in enumerate(removed):
         stays[order[layer_of[order] == layer][:count]] = False
@@ -100,8 +102,8 @@ def safe_ratio(graph: ChannelGraph, scores: Mapping[str, Tensor]) -> float:
     left = torch.bincount(layer_of).tolist()
     for removed, layer in enumerate(layer_of[order].tolist()):
         left[layer] -= 1
-        if left[layer] == 0:
-            return removed / len(order)
+        if left[layer] == 0:  # rounded up a little, so that `_share` gives this very count again
+            return math.ceil(removed / len(order) * 1e12) / 1e12
     return 0.0
 
 
@@ -130,7 +132,7 @@ def _least(size: int, floor: float) -> int:
 
 
 def _check_options(floor: float, round_to: int, scope: str) -> None:
-    if isinstance(floor, bool) or not isinstance(floor, (int, float)) or not floor >= 0:
+    if isinstance(floor, bool) or not isinstance(floor, (int, float)) or not 0 <= floor < math.inf:
         raise ValueError(f"floor is a number of channels, or a share below 1; got {floor!r}")
     if floor > 1 and floor != int(floor):
         raise ValueError(f"floor above 1 is a whole number of channels; got {floor!r}")
@@ -152,7 +154,7 @@ def _rank(graph: ChannelGraph, scores: Mapping[str, Tensor]) -> tuple[Tensor, Te
     for gate, ids in graph.gates.items():
         if gate not in scores:
             raise ValueError(f"there are no scores for '{gate}'")
-        score = torch.as_tensor(scores[gate]).detach().double().cpu()
+        score = torch.as_tensor(scores[gate]).detach().cpu().double()
         if score.shape != ids.shape:
             raise ValueError(f"'{gate}' has {len(ids)} channels but {tuple(score.shape)} scores")
         if not score.isfinite().all():
@@ -187,9 +189,11 @@ def _remove_globally(
 
 
 def _round(
-    removed: list[int], sizes: list[int], floors: list[int], multiple: int, goal: int
+    removed: list[int], sizes: list[int], floors: list[int], multiple: int, goal: int | None
 ) -> list[int]:
-    """Kept counts become multiples; then the layers closest to a tie flip towards the goal."""
+    """Kept counts become the nearest multiples; then, given a goal for the sum of what is removed,
+    the layers closest to a tie take the next multiple instead until the sum is as near as it gets.
+    """
 
     def options(layer: int) -> list[int]:
         size = sizes[layer]
@@ -198,7 +202,7 @@ def _round(
 
     wanted = [size - gone for size, gone in zip(sizes, removed)]
     kept = [min(options(i), key=lambda k: (abs(k - wanted[i]), -k)) for i in range(len(sizes))]
-    while True:
+    while goal is not None:
         gap = sum(sizes) - goal - sum(kept)  # > 0: more channels may stay
         moves = [
             (abs(gap - (k - kept[i])), abs(k - wanted[i]), i, k)
@@ -207,9 +211,10 @@ def _round(
             if abs(k - kept[i]) <= multiple and abs(gap - (k - kept[i])) < abs(gap)
         ]
         if not moves:
-            return [size - k for size, k in zip(sizes, kept)]
+            break
         _, _, layer, count = min(moves)
         kept[layer] = count
+    return [size - k for size, k in zip(sizes, kept)]
 
 
 def _finish(

@@ -41,14 +41,12 @@ SELECTING = {
 }
 
 
-def select(norm: nn.Module, index: Tensor) -> nn.Module:
-    """A BatchNorm with the same parameters and statistics that selects `index` first.
+def selects(module: nn.Module) -> bool:
+    return isinstance(module, _Selecting)
 
-    On a BatchNorm that selects already the indices compose: nothing nests.
-    """
-    if isinstance(norm, _Selecting):
-        norm.index = norm.index[index]
-        return norm
+
+def select(norm: nn.Module, index: Tensor) -> nn.Module:
+    """A BatchNorm with the same parameters and statistics that selects `index` first."""
     selecting = SELECTING[type(norm)](
         norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
     )

@@ -4,7 +4,7 @@
                  through momentum, weight decay and, with Adam, through the rescaling.
     loss         lambda * sum |gamma| joins the loss: the same, unless gradients are clipped.
     proximal     after the step, gamma is soft-thresholded by lr * lambda: exact zeros.
-    decoupled    after the step, gamma moves by lr * lambda towards zero's side, and may cross it.
+    decoupled    after the step, gamma moves by lr * lambda towards zero, and may cross it.
 
 The last two mean the same under every optimiser, in mixed precision and across processes.
 """
@@ -45,8 +45,10 @@ def add_subgradient(model: nn.Module, strength: float) -> None:
 
 @torch.no_grad()
 def shrink(model: nn.Module, amount: float, exact_zero: bool) -> None:
-    """Move every gamma by `amount` towards zero; stop there if `exact_zero`."""
+    """Move every trainable gamma by `amount` towards zero; stop there if `exact_zero`."""
     for gamma in gammas(model).values():
+        if not gamma.requires_grad:
+            continue
         if exact_zero:
             gamma.copy_(gamma.sign() * (gamma.abs() - amount).clamp(min=0.0))
         else:

@@ -1,18 +1,19 @@
 """Removing channels for real, hiding them, and proving that both compute the same."""
 
 import copy
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_leaves, tree_map
 
 from slimming.graph import ChannelGraph
-from slimming.selection import select
+from slimming.selection import select, selects
 
 Keep = Mapping[str, Tensor]
 
@@ -27,10 +28,14 @@ def alive(graph: ChannelGraph, keep: Keep) -> Tensor:
     stays = torch.ones(graph.num_channels, dtype=torch.bool)
     for gate, kept in keep.items():
         if gate not in graph.gates:
-            raise ValueError(f"'{gate}' is not a gate of this network: plan it again from its graph")
+            raise ValueError(
+                f"'{gate}' is not a gate of this network: plan it again from its graph"
+            )
         ids, kept = graph.gates[gate], torch.as_tensor(kept, dtype=torch.long)
         if not len(kept) or kept.min() < 0 or kept.max() >= len(ids):
-            raise ValueError(f"'{gate}' keeps {kept.tolist()}: need indices from 0 to {len(ids) - 1}")
+            raise ValueError(
+                f"'{gate}' keeps {kept.tolist()}: need indices from 0 to {len(ids) - 1}"
+            )
         goes = torch.ones(len(ids), dtype=torch.bool)
         goes[kept] = False
         stays[ids[goes]] = False
@@ -63,18 +68,14 @@ def slim(model: nn.Module, graph: ChannelGraph, keep: Keep) -> nn.Module:
     """
     check_graph(model, graph, keep)
     thin = copy.deepcopy(model)
-    for gate in graph.selecting:
-        norm = thin.get_submodule(gate)
-        if not hasattr(norm, "index") and len(keep.get(gate, graph.gates[gate])) < len(
-            graph.gates[gate]
-        ):
-            everything = torch.arange(norm.num_features, device=norm.weight.device)
-            replace_module(thin, gate, select(norm, everything))
     cuts = slices(graph, keep)
     for gate in graph.selecting:
-        kept = cuts.get(f"{gate}.weight")
-        if kept is not None:
-            cuts[f"{gate}.index"] = kept
+        if f"{gate}.weight" in cuts:
+            norm = thin.get_submodule(gate)
+            if not selects(norm):
+                everything = torch.arange(norm.num_features, device=norm.weight.device)
+                replace_module(thin, gate, select(norm, everything))
+            cuts[f"{gate}.index"] = cuts[f"{gate}.weight"]
     resize(thin, cuts)
     return thin
 
@@ -132,75 +133,96 @@ class Certificate:
     absolute: float  # largest difference between their outputs
     relative: float  # the same as a share of the masked output's largest magnitude
     tolerance: float  # the largest relative difference that counts as equal
-    first_difference: str | None  # the first layer whose kept channels differ, if any
+    first_difference: str | None  # if it doesn't hold: the first layer whose kept channels differ
 
     @property
     def holds(self) -> bool:
-        return self.relative <= self.tolerance
+        return self.relative <= self.tolerance  # False for NaN
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "holds": self.holds}
 
 
+@torch.no_grad()
 def verify(
     model: nn.Module,
     graph: ChannelGraph,
     keep: Keep,
     thin: nn.Module,
-    x: Tensor,
+    x: Any,
     tolerance: float = 1e-9,
 ) -> Certificate:
     """Compare `thin` with `mask(model, graph, keep)` on the inputs `x` (N, ...).
 
-    Both run in float64 and eval mode on copies; neither network is changed.
+    Both run in float64 and eval mode on the CPU, as copies; neither network is changed.
     """
-    masked, small = mask(model, graph, keep).double().eval(), copy.deepcopy(thin).double().eval()
-    kept = {name: dims for name, dims in slices(graph, keep).items() if name.endswith(".weight")}
-    with torch.no_grad():
-        expected, expected_layers = _outputs(masked, x.double())
-        got, got_layers = _outputs(small, x.double())
-    difference = max(
-        ((a - b).abs().max().item() if a.shape == b.shape else float("inf"))
-        for a, b in zip(expected, got, strict=True)
-    )
-    scale = max(a.abs().max().item() for a in expected)
-    relative = difference / scale if scale > 0 else difference
-    first = None
-    for name, output in expected_layers.items():
-        for dim, index in kept.get(f"{name}.weight", []):
-            if dim == 0:
-                channel_dim = -1 if isinstance(masked.get_submodule(name), nn.Linear) else 1
-                output = output.index_select(channel_dim, index.to(output.device))
-        if name not in got_layers or not _close(output, got_layers[name], tolerance):
-            first = name
-            break
-    return Certificate(difference, relative, tolerance, first)
+    masked = mask(model, graph, keep).cpu().double().eval()
+    small = copy.deepcopy(thin).cpu().double().eval()
+    inputs = tree_map(_exact, tuple(x) if isinstance(x, (tuple, list)) else (x,))
+    expected, got = _tensors(masked(*inputs)), _tensors(small(*inputs))
+    difference = torch.stack([_distance(a, b) for a, b in zip(expected, got, strict=True)]).max()
+    scale = torch.stack([a.abs().max() for a in expected]).max()
+    relative = (difference / scale if scale > 0 else difference).item()
+    proof = Certificate(difference.item(), relative, tolerance, None)
+    if proof.holds:
+        return proof
+    made = {
+        name: index
+        for name, dims in slices(graph, keep).items()
+        for dim, index in dims
+        if (name, dim) not in graph.reads
+    }
+    return replace(proof, first_difference=_first_difference(masked, small, made, inputs))
 
 
-def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
-    if a.shape != b.shape:
-        return False
-    return bool((a - b).abs().max() <= tolerance * a.abs().max().clamp(min=1e-30))
+def _first_difference(
+    masked: nn.Module, small: nn.Module, made: Mapping[str, Tensor], inputs: tuple
+) -> str | None:
+    """The first layer that gives something else; on one image, as all outputs are held at once.
+
+    Args:
+        made: {tensor name: channels that its layer still makes}.
+    """
+    one = tree_map(lambda x: x[:1] if isinstance(x, Tensor) else x, inputs)
+    got = _layers(small, one)
+    for name, output in _layers(masked, one).items():
+        if f"{name}.weight" in made:
+            dim = -1 if isinstance(masked.get_submodule(name), nn.Linear) else 1
+            output = output.index_select(dim, made[f"{name}.weight"])
+        if name not in got or not _distance(output, got[name]) <= 1e-9 * output.abs().max():
+            return name
+    return None
 
 
-def _outputs(model: nn.Module, x: Tensor) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """All output tensors, and the first output of every layer with weights, in order."""
-    layers: dict[str, Tensor] = {}
+def _layers(model: nn.Module, inputs: tuple) -> dict[str, Tensor]:
+    """The first output of every layer with weights, in the order of the calls."""
+    outputs: dict[str, Tensor] = {}
 
-    def record(name: str):
-        return lambda module, args, output: layers.setdefault(name, output.detach())
+    def listen(name: str, module: nn.Module) -> None:
+        def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
+            outputs.setdefault(name, output.clone())  # what follows may work in place
 
-    hooks = [
-        module.register_forward_hook(record(name))
-        for name, module in model.named_modules()
-        if isinstance(module, (_ConvNd, nn.Linear, _BatchNorm))
-    ]
-    try:
-        output = model(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return [leaf for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)], layers
+        module.register_forward_hook(hook)
+
+    for name, module in model.named_modules():
+        if isinstance(module, (_ConvNd, nn.Linear, _BatchNorm)):
+            listen(name, module)
+    model(*inputs)
+    return outputs
+
+
+def _distance(a: Tensor, b: Tensor) -> Tensor:
+    return (a - b).abs().max() if a.shape == b.shape else torch.tensor(math.inf).to(a)
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+
+
+def _exact(x: Any) -> Any:
+    if not isinstance(x, Tensor):
+        return x
+    return x.cpu().double() if x.is_floating_point() else x.cpu()
 
 
 def check_graph(model: nn.Module, graph: ChannelGraph, keep: Keep) -> None:
@@ -215,5 +237,9 @@ def check_graph(model: nn.Module, graph: ChannelGraph, keep: Keep) -> None:
 
 
 def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(model.get_submodule(parent), name, module)
+    """Put `module` where the one at `path` is, under all of its names."""
+    old = model.get_submodule(path)
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is old:
+                parent._modules[name] = module

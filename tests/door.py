@@ -35,7 +35,7 @@ def tiny(script: str, runs_dir: Path, *overrides: str) -> DictConfig:
 
 def _has(known: DictConfig, override: str) -> bool:
     key = override.split("=")[0]
-    return not (key.startswith("data") and known.data is None)
+    return not (key.startswith("data") and known.get("data") is None)
 
 
 def shell(script: str, *arguments: str, env: dict[str, str] | None = None, **options):

@@ -123,8 +123,18 @@ class Run:
         write_atomically(self.folder / "resume.pt", lambda file: torch.save(state, file))
 
     def load_resume(self) -> dict[str, Any] | None:
+        """What was saved last, or None.
+
+        Raises:
+            ValueError: the file is broken (not by us: it is replaced in one step).
+        """
         path = self.folder / "resume.pt"
-        return torch.load(path, weights_only=True) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            return torch.load(path, weights_only=True)
+        except Exception as error:  # pickle's own errors have no common type
+            raise ValueError(f"{path} is broken: delete it to start this run over") from error
 
     def write_rows(self, rows: list[dict[str, Any]]) -> None:
         """metrics.jsonl, one row per epoch; no clock in it, so that it repeats bit for bit."""

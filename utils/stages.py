@@ -206,9 +206,10 @@ class Parent:
             ValueError: none is known, or its images don't fit the network.
         """
         known = [entry["data"] for entry in self.checkpoint.history if "data" in entry]
-        if cfg.data is None and not known:
+        asked = plain(cfg.get("data"))
+        if asked is None and not known:
             raise ValueError("the checkpoint doesn't say which data it is for: add data=...")
-        data = load_data(plain(cfg.data) if cfg.data is not None else known[-1], hardware)
+        data = load_data(known[-1] if asked is None else asked, hardware)
         if data.input_shape != self.checkpoint.input_shape:
             raise ValueError(
                 f"the network reads images of shape {self.checkpoint.input_shape}, but "
@@ -260,5 +261,5 @@ def facts(
 
 def history_entry(run: Run, cfg: DictConfig, **more: Any) -> dict[str, Any]:
     """One line of a checkpoint's past."""
-    data = {} if cfg.data is None else {"data": plain(cfg.data)}
+    data = {} if cfg.get("data") is None else {"data": plain(cfg.data)}
     return {"stage": run.stage, "name": run.name, "commit": commit(), **data, **more}

@@ -18,6 +18,7 @@ class WandB:
         mode: offline (files only; `wandb sync <folder>/wandb/offline-run-*` sends them later),
             online (falls back to offline when the server can't be reached), or disabled.
         project, entity, tags: as in W&B.
+        timeout: seconds to wait for the server.
     """
 
     def __init__(
@@ -26,29 +27,37 @@ class WandB:
         project: str = "network-slimming",
         entity: str | None = None,
         tags: tuple[str, ...] = (),
+        timeout: float = 20.0,
     ):
         if mode not in ("offline", "online", "disabled"):
             raise ValueError(f"logger.mode is offline, online or disabled; got {mode!r}")
         self.mode, self.project, self.entity, self.tags = mode, project, entity, list(tags)
+        self.timeout = timeout
         self._run: Any = None
         self._broken = False
 
     def start(self, folder: Path, name: str, group: str, stage: str, config: Mapping) -> None:
         """Open (or continue: the id is the folder's name) the W&B run of a stage."""
-        self._run, self._broken = None, False
-        modes = ["online", "offline"] if self.mode == "online" else [self.mode]
-        for mode in modes:
-            self._run = self._guard(self._init, mode, folder, name, group, stage, dict(config))
-            if self._run is not None:
-                return
-            self._broken = mode == modes[-1]
+        self._broken = False
+        arguments = (folder, name, group, stage, dict(config))
+        self._run = self._guard(self._init, self.mode, *arguments)
+        if self._run is None and self.mode == "online":
+            print("W&B: going on offline; `wandb sync` can send this run later")
+            self._broken = False
+            self._run = self._guard(self._offline_after_all, *arguments)
+
+    def _offline_after_all(self, *arguments: Any) -> Any:
+        import wandb
+
+        wandb.teardown()  # the failed attempt still holds the run's id
+        return self._init("offline", *arguments)
 
     def _init(
         self, mode: str, folder: Path, name: str, group: str, stage: str, config: dict
     ) -> Any:
         import wandb
 
-        quiet = wandb.Settings(silent=True, console="off", init_timeout=20)
+        quiet = wandb.Settings(silent=True, console="off", init_timeout=self.timeout)
         run = wandb.init(
             mode=mode, project=self.project, entity=self.entity, tags=self.tags, id=name, name=name,
             group=group, job_type=stage, config=config, dir=str(folder), settings=quiet,

@@ -27,7 +27,8 @@ class Slimming(Plain):
         mode: sparsity.Mode = "subgradient",
         weight_decay_on_gamma: bool = True,
     ):
-        if isinstance(strength, (bool, str)) or not 0 <= strength < float("inf"):
+        number = isinstance(strength, (int, float)) and not isinstance(strength, bool)
+        if not number or not 0 <= strength < float("inf"):
             raise ValueError(f"method.strength (lambda) is a number from 0 on; got {strength!r}")
         if mode not in sparsity.MODES:
             raise ValueError(f"method.mode is one of {', '.join(sparsity.MODES)}; got {mode!r}")
