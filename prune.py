@@ -109,7 +109,7 @@ def _cut(cfg, run, parent, data, hardware, planned: tuple):
         {
             **stages.facts(run, cfg, data, parent.checkpoint.target, parent),
             "ratio": cfg.ratio,
-            "epochs": 0,
+            "epochs": None,
             "accuracy": list(reached.values())[-1],
             "variants": reached,
             "compensate": cfg.compensate,

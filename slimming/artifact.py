@@ -4,24 +4,23 @@ A file holds the class and its plain arguments, the shape of every tensor, the w
 that were kept and where it came from. `.pt` and `.safetensors` hold the same.
 """
 
-import importlib
+import io
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import pickle
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from slimming.selection import select
-from slimming.surgery import agree, replace_module
+from slimming.builder import build, fit_shapes, plain, reason_of
 
 FORMAT, SCHEMA = "network-slimming", 1
-ALLOWED = ("models", "torchvision.models")  # modules whose networks a checkpoint may name
 
 
 @dataclass(frozen=True)
@@ -53,19 +52,24 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
         "format": FORMAT,
         "schema": SCHEMA,
         "target": checkpoint.target,
-        "arguments": _plain(checkpoint.arguments),
+        "arguments": plain(checkpoint.arguments),
         "input_shape": list(checkpoint.input_shape),
         "keep": {gate: [int(i) for i in kept] for gate, kept in checkpoint.keep.items()},
-        "history": _plain(checkpoint.history),
+        "history": plain(checkpoint.history),
     }
-    weights = {k: v.detach().cpu().contiguous() for k, v in checkpoint.weights.items()}
+    weights = {  # a copy each: tied weights share memory, which safetensors refuses
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in checkpoint.weights.items()
+    }
     if path.suffix == ".safetensors":
         data = to_safetensors(weights, metadata={FORMAT: json.dumps(described)})
-        write_atomically(path, lambda file: file.write(data))
     elif path.suffix == ".pt":
-        write_atomically(path, lambda file: torch.save({**described, "weights": weights}, file))
+        buffer = io.BytesIO()  # torch.save turns a full disk into an error of its own
+        torch.save({**described, "weights": weights}, buffer)
+        data = buffer.getvalue()
     else:
         raise ValueError(f"a checkpoint is called .pt or .safetensors; got '{path.name}'")
+    write_atomically(path, lambda file: file.write(data))
 
 
 def read(path: str | Path) -> Checkpoint:
@@ -81,31 +85,39 @@ def read(path: str | Path) -> Checkpoint:
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint at {path}")
     try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, "pt") as file:
-                saved = json.loads((file.metadata() or {}).get(FORMAT, "{}"))
-                saved["weights"] = {name: file.get_tensor(name) for name in file.keys()}
-        else:
-            saved = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise ValueError(f"{path} is broken or not a checkpoint: {_reason(error)}") from error
-    except Exception as error:  # pickle's own errors have no common type
-        raise ValueError(f"{path} can't be opened as plain data: {_reason(error)}") from error
+        saved = _open(path)
+    except pickle.UnpicklingError as error:
+        reason = "it isn't plain data, and loading it could run code"
+        raise ValueError(f"{path} is broken or not a checkpoint: {reason}") from error
+    except Exception as error:  # what a damaged file raises has no common type
+        raise ValueError(f"{path} is broken or not a checkpoint: {reason_of(error)}") from error
     if not isinstance(saved, dict) or saved.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of this project")
     if saved.get("schema") != SCHEMA:
         raise ValueError(f"{path} has schema {saved.get('schema')}; this version reads {SCHEMA}")
     try:
-        return Checkpoint(
+        checkpoint = Checkpoint(
             target=str(saved["target"]),
             arguments=dict(saved["arguments"]),
             weights=dict(saved["weights"]),
-            input_shape=tuple(saved["input_shape"]),
-            keep=dict(saved["keep"]),
+            input_shape=tuple(int(size) for size in saved["input_shape"]),
+            keep={gate: list(kept) for gate, kept in dict(saved["keep"]).items()},
             history=list(saved["history"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} lacks a part of a checkpoint: {error}") from error
+        raise ValueError(f"{path} lacks a part of a checkpoint: {reason_of(error)}") from error
+    if not all(isinstance(tensor, Tensor) for tensor in checkpoint.weights.values()):
+        raise ValueError(f"{path} lacks a part of a checkpoint: some weights are no tensors")
+    return checkpoint
+
+
+def _open(path: Path) -> Any:
+    if path.suffix != ".safetensors":
+        return torch.load(path, map_location="cpu", weights_only=True)
+    with safe_open(path, "pt") as file:
+        described = json.loads((file.metadata() or {}).get(FORMAT, "{}"))
+        names = file.keys()
+        return {**described, "weights": {name: file.get_tensor(name) for name in names}}
 
 
 def load(path: str | Path, allow: Sequence[str] = ()) -> nn.Module:
@@ -125,67 +137,12 @@ def restore(checkpoint: Checkpoint, allow: Sequence[str] = ()) -> nn.Module:
     """The network of a checkpoint, in eval mode."""
     model = build(checkpoint.target, checkpoint.arguments, allow)
     fit_shapes(model, checkpoint.weights)
-    weights = {
-        name: tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in checkpoint.weights.items()
-    }
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(checkpoint.weights)
     except RuntimeError as error:
-        message = f"the weights don't fit {checkpoint.target}: {_reason(error)}"
+        message = f"the weights don't fit {checkpoint.target}: {reason_of(error)}"
         raise ValueError(message) from error
     return model.eval()
-
-
-def build(target: str, arguments: Mapping[str, Any], allow: Sequence[str] = ()) -> nn.Module:
-    """Call an allowed network class, or builder function of torchvision, with plain arguments.
-
-    Raises:
-        ValueError: the name is not of an allowed module, or doesn't lead to a network.
-    """
-    allowed = (*ALLOWED, *allow)
-    module_name, _, name = target.rpartition(".")
-    if not any(_inside(module_name, prefix) for prefix in allowed):
-        raise ValueError(
-            f"'{target}' is not among the networks that may be built ({', '.join(allowed)}); "
-            f"if you trust it, allow its module: allow=[{module_name}]"
-        )
-    try:
-        factory = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"there is no network '{target}': {error}") from error
-    if not _is_network(factory, name, allowed):
-        raise ValueError(f"'{target}' is not a network class defined in {', '.join(allowed)}")
-    try:
-        return factory(**_plain(dict(arguments)))
-    except TypeError as error:
-        raise ValueError(f"{target} can't be built with {dict(arguments)}: {error}") from error
-
-
-def fit_shapes(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Give a freshly built network the (smaller) shapes of these tensors, in place."""
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    touched = set()
-    for name, tensor in weights.items():
-        path, _, attribute = name.rpartition(".")
-        if shapes.get(name) == tensor.shape:
-            continue
-        try:
-            module = model.get_submodule(path)
-        except AttributeError as error:
-            raise ValueError(f"the checkpoint has '{name}', which the network lacks") from error
-        if attribute == "index" and name not in shapes:
-            module = select(module, torch.empty_like(tensor))
-            replace_module(model, path, module)
-        elif attribute == "bias" and name not in shapes:
-            module.bias = nn.Parameter(torch.empty(tensor.shape))
-        elif name in model.state_dict():
-            old = getattr(module, attribute)
-            new = torch.empty(tensor.shape, dtype=old.dtype)
-            setattr(module, attribute, nn.Parameter(new) if isinstance(old, nn.Parameter) else new)
-        touched.add(path)
-    for path in touched:
-        agree(model.get_submodule(path))
 
 
 def compose(
@@ -198,7 +155,7 @@ def compose(
     }
 
 
-def write_atomically(path: Path, write: Any) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Call `write(file)` on a temporary file beside `path`, then put it there in one step."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -209,35 +166,3 @@ def write_atomically(path: Path, write: Any) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _is_network(factory: Any, name: str, allowed: Iterable[str]) -> bool:
-    """A class is judged by where it was defined, so that an imported one doesn't count."""
-    if isinstance(factory, type):
-        inside = any(_inside(factory.__module__, prefix) for prefix in allowed)
-        return issubclass(factory, nn.Module) and inside
-    if getattr(factory, "__module__", "").startswith("torchvision.models"):
-        from torchvision.models import list_models
-
-        return name in list_models()
-    return False
-
-
-def _inside(module: str, prefix: str) -> bool:
-    return module == prefix or module.startswith(f"{prefix}.")
-
-
-def _plain(value: Any) -> Any:
-    """A copy made of None, bool, int, float, str, list and dict only."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {key: _plain(item) for key, item in value.items()}
-    raise ValueError(f"a checkpoint holds plain values only, not {type(value).__name__}: {value!r}")
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".:")

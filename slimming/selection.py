@@ -1,8 +1,9 @@
 """A BatchNorm that first selects the channels it normalises.
 
-Where a BatchNorm reads a stream that others read too (pre-activation ResNet, DenseNet), its channels
-can go but the stream's can't: the paper's "channel selection" (section 3, "handling cross-layer
-connections"). The index is a buffer: no parameter, no trip to the CPU, saved with the weights.
+Where a BatchNorm reads a stream that others read too (pre-activation ResNet, DenseNet), its
+channels can go but the stream's can't: the paper's "channel selection" (section 3, "handling
+cross-layer connections"). The index is a buffer: no parameter, no trip to the CPU, saved with the
+weights.
 """
 
 from torch import Tensor, nn

@@ -1,6 +1,6 @@
 """Pushes channel numbers through a traced network, node by node.
 
-Every value gets labels: a tensor of its shape that holds, for each entry, the number of its channel.
+Every value gets labels: a tensor of its shape that holds the number of each entry's channel.
 What a layer does with them is in `layers.py`, what an operation does in `operations.py`.
 """
 

@@ -41,8 +41,9 @@ class Functional(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(x)), inplace=True), 2)
-        x = torch.relu_(self.bn2(self.conv2(x)))
+        x = self.bn2(self.conv2(x))
         x *= 0.5
+        x = torch.relu_(x)
         x = F.adaptive_avg_pool2d(x, (2, 2)).view(x.size(0), -1)
         x = self.bn3(self.fc1(x)).relu_()
         return self.fc2(F.dropout(x, 0.0, self.training))

@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -109,6 +110,7 @@ class Run:
             except Timeout:
                 print(f"{self.name} is being computed by another process: waiting for it")
                 lock.acquire()
+            self.folder.mkdir(exist_ok=True)  # the other process may have failed and tidied up
         except OSError as error:
             raise OSError(
                 f"can't write to the run folder {self.folder} ({error.strerror or error}); "
@@ -117,6 +119,8 @@ class Run:
         try:
             yield
         finally:
+            if not any((self.folder / name).exists() for name in ("resume.pt", "model.pt")):
+                shutil.rmtree(self.folder)  # it failed before anything was worth keeping
             lock.release()
 
     def save_resume(self, state: dict[str, Any]) -> None:

@@ -19,6 +19,11 @@ TYPES = {
         "compensate": StringNode("none", is_optional=False),
         "recalibrate": IntegerNode(0, is_optional=False),
     },
+    "report": {
+        "runs_dir": StringNode("runs", is_optional=False),
+        "only": StringNode(None),
+        "latency": BooleanNode(False, is_optional=False),
+    },
     "training": {"epochs": IntegerNode(1, is_optional=False)},
 }
 

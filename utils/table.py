@@ -9,10 +9,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
+from rich.table import Table
 
 Run = dict[str, Any]
 STAGES = ("train", "prune", "finetune")
 COSTS = ("params", "macs", "macs_thop", "flops_paper", "bytes")
+LEFT = ("step", "network", "data", "run")  # columns of words
 INTEGERS = ("seed", "kept", "total", *COSTS, "epochs")
 
 
@@ -175,9 +177,41 @@ def si(value: float, unit: str = "") -> str:
 
 def markdown(text: pd.DataFrame) -> str:
     """A GitHub table; numbers to the right."""
-    left = {"step", "network", "data", "run"}
-    lines = [list(text.columns), ["---" if c in left else "---:" for c in text.columns]]
+    lines = [list(text.columns), ["---" if c in LEFT else "---:" for c in text.columns]]
     lines += text.astype(str).values.tolist()
     return "\n".join(
         "| " + " | ".join(x.replace("|", "\\|") for x in line) + " |" for line in lines
     )
+
+
+def terminal(text: pd.DataFrame) -> Table:
+    """The humane rows for the terminal, without the columns that say the same in every row."""
+    table = Table(title="Finished runs")
+    shown = [
+        column
+        for column in text.columns
+        if column != "run" and (column in ("step", "test acc. %") or text[column].nunique() > 1)
+    ]
+    for column in shown:
+        table.add_column(column, justify="left" if column in LEFT else "right", no_wrap=True)
+    for values in text[shown].astype(str).values.tolist():
+        table.add_row(*values)
+    return table
+
+
+def page(text: pd.DataFrame, runs: Sequence[Run], left_out: dict[str, list[str]]) -> str:
+    """report.md: the table, the pictures, and how each run came to be."""
+    lines = ["# Report", "", markdown(text), ""]
+    for picture, names in left_out.items():
+        note = f" Not shown: {', '.join(names)}." if names else ""
+        lines += [f"![{picture}]({picture})", *([note] if note else []), ""]
+    lines += ["## Where each number is from", ""]
+    for run in runs:
+        machine = run.get("machine") or {}
+        lines.append(
+            f"- `{run['run']}`: `{run.get('command')}`, commit {run.get('commit')}, "
+            f"seed {run['seed']}, {run.get('finetune_recipe') or run.get('recipe')} recipe, "
+            f"{machine.get('cpu')} ({run.get('threads')} threads), {run.get('seconds')} s"
+        )
+    lines += ["", "Accuracy is that of the last epoch; n is one run per row."]
+    return "\n".join(lines) + "\n"

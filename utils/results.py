@@ -1,0 +1,60 @@
+"""Reading finished runs back."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from slimming.artifact import write_atomically
+from utils.runs import SCHEMA
+
+NEEDED = {"stage", "name", "accuracy", "channels", "params", "macs", "seed", "dataset", "model"}
+
+
+def find_runs(root: Path) -> list[dict[str, Any]]:
+    """Every finished run below `root`, at any depth, with its folder and latency.
+
+    What isn't a result of ours is named and passed over.
+
+    Raises:
+        FileNotFoundError: nothing is finished.
+    """
+    runs: list[dict[str, Any]] = []
+    for path in sorted(root.rglob("result.json")):
+        problem, run = _read(path)
+        if problem:
+            print(f"{path} {problem}: passed over", file=sys.stderr)
+            continue
+        clock = path.with_name("latency.json")
+        latency = json.loads(clock.read_text()) if clock.exists() else None
+        folder = str(path.parent)
+        runs.append({**run, "run": run["name"], "folder": folder, "latency": latency})
+    unfinished = sorted(
+        path.parent.name
+        for path in root.rglob("config.yaml")
+        if not path.with_name("result.json").exists()
+    )
+    if unfinished:
+        names = ", ".join(unfinished)
+        print(f"{len(unfinished)} not finished (running, or interrupted): {names}", file=sys.stderr)
+    if not runs:
+        raise FileNotFoundError(f"no finished run in {root}/: run `python pipeline.py` first")
+    return runs
+
+
+def _read(path: Path) -> tuple[str | None, dict[str, Any]]:
+    try:
+        run = json.loads(path.read_text())
+    except (ValueError, OSError):
+        return "is broken", {}
+    if not isinstance(run, dict) or not run.keys() >= {"schema"}:
+        return "is not a result of this project", {}
+    if run["schema"] != SCHEMA:
+        return f"has schema {run['schema']}, this version reads {SCHEMA}", {}
+    if missing := NEEDED - run.keys():
+        return f"lacks {', '.join(sorted(missing))}", {}
+    return None, run
+
+
+def write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda file: file.write(text.encode()))
