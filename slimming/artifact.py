@@ -149,10 +149,10 @@ def compose(
     earlier: Mapping[str, Sequence[int]], keep: Mapping[str, Tensor]
 ) -> dict[str, list[int]]:
     """Channels kept of the original network, when a thin one is cut again."""
-    return {
-        gate: [earlier[gate][i] for i in kept.tolist()] if gate in earlier else kept.tolist()
-        for gate, kept in keep.items()
-    }
+    composed = {gate: list(kept) for gate, kept in earlier.items()}
+    for gate, kept in keep.items():
+        composed[gate] = [earlier[gate][i] if gate in earlier else i for i in kept.tolist()]
+    return composed
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:

@@ -8,6 +8,7 @@ folded into the BatchNorm behind it, or into its bias.
 import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal, get_args
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimming.graph import ChannelGraph
+from slimming.selection import selects
 from slimming.surgery import Keep, alive, check_graph, slices
 
 Compensation = Literal["none", "bias", "expected"]
@@ -79,7 +81,10 @@ def compensate(
 def _measure(
     source: nn.Module, graph: ChannelGraph, stays: Tensor, images: Iterable[Tensor]
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """{consumer: (mean, mean square) over images and positions of what the cut channels give it}."""
+    """{consumer: (mean, mean square) of what the cut channels give it, over images and positions}.
+
+    Both are (outputs,), in float64.
+    """
     sums: dict[str, list[Any]] = {}
 
     def listen(name: str, only_cut: nn.Module, channel_dim: int):
@@ -117,8 +122,9 @@ def _measure(
 def _fold(thin: nn.Module, layer: str, norm: str | None, mean: Tensor) -> None:
     """BN(x + mean) = BN with running_mean - mean; elsewhere the bias takes it."""
     if norm is not None and thin.get_submodule(norm).running_mean is not None:
-        running = thin.get_submodule(norm).running_mean
-        running.sub_(mean.to(running))
+        module = thin.get_submodule(norm)
+        seen = mean[module.index] if selects(module) else mean
+        module.running_mean.sub_(seen.to(module.running_mean))
         return
     module = thin.get_submodule(layer)
     if module.bias is None:
@@ -133,21 +139,25 @@ def recalibrate(model: nn.Module, images: Iterable[Tensor]) -> None:
     A plain average over the batches; dropout stays off and no weight changes.
 
     Raises:
-        ValueError: no images.
+        ValueError: no images; the statistics are as before.
     """
+    batches = iter(images)
+    first = next(batches, None)
+    if first is None:
+        raise ValueError("recalibration needs at least one batch of training images")
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    modes, momenta = {m: m.training for m in model.modules()}, [m.momentum for m in norms]
+    modes = {module: module.training for module in model.modules()}
+    momenta = {norm: norm.momentum for norm in norms}
     model.eval()
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # cumulative average
         norm.train()
     try:
-        seen = sum(bool(len(model(batch))) for batch in images)
+        for batch in chain([first], batches):
+            model(batch)
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
+        for norm, momentum in momenta.items():
             norm.momentum = momentum
         for module, mode in modes.items():
             module.training = mode
-    if not seen:
-        raise ValueError("recalibration needs at least one batch of training images")

@@ -211,7 +211,12 @@ def _gates(
         norm: classes[labels.dims[norm, 0]]
         for norm in sorted(norms, key=[n for n, _ in model.named_modules()].index)
     }
-    fixed = {n: "it has no gamma to score by" for n in own if not model.get_submodule(n).affine}
+    called = dict.fromkeys(own, "it has no gamma to score by")
+    fixed = {
+        name: called.get(name, "forward never calls it")
+        for name, module in model.named_modules()
+        if _is_norm(module) and (name not in own or not module.affine)
+    }
     while True:
         new = {
             norm: next(reasons[root] for root in ids.tolist() if root in reasons)

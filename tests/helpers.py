@@ -90,7 +90,9 @@ def configured(name: str, **arguments) -> nn.Module:
 def takes(name: str, argument: str) -> bool:
     """Whether the configured network has this argument."""
     module, _, kind = configured_networks()[name][0].rpartition(".")
-    return argument in inspect.signature(getattr(__import__(module, fromlist=[kind]), kind)).parameters
+    return (
+        argument in inspect.signature(getattr(__import__(module, fromlist=[kind]), kind)).parameters
+    )
 
 
 def _read(path: Path) -> dict:

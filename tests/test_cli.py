@@ -7,7 +7,7 @@ import pytest
 
 from door import ROOT, TINY, shell
 
-SCRIPTS = ("train", "prune", "finetune", "pipeline", "evaluate", "report")
+SCRIPTS = ("train", "prune", "finetune", "pipeline", "evaluate", "export", "report")
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -10,6 +10,7 @@ import torch
 
 from door import config, tiny
 from evaluate import evaluate_checkpoint
+from export import export
 from finetune import finetune
 from pipeline import pipeline
 from prune import prune
@@ -86,6 +87,16 @@ def test_without_ckpt_the_newest_fitting_run_is_taken(tmp_path, sparse):
 def test_with_no_run_it_says_what_to_run_first(tmp_path, stage, advice):
     with pytest.raises(FileNotFoundError, match=advice):
         stage(tiny(stage.__name__, tmp_path))
+
+
+def test_the_commit_is_that_of_the_code_that_was_loaded(tmp_path, monkeypatch):
+    """A training takes hours; the files may have changed when it writes its result."""
+    import utils.runs
+
+    commits = iter(["before", "after", "much later"])
+    monkeypatch.setattr(utils.runs, "commit", lambda: next(commits))
+    folder = train(tiny("train", tmp_path, "epochs=1"))
+    assert result(folder)["commit"] == read(folder).history[0]["commit"] == "before"
 
 
 def test_a_run_that_fails_at_once_leaves_no_folder(tmp_path):
@@ -200,6 +211,18 @@ def test_a_fine_tuned_network_knows_its_shape_without_the_pruned_one(runs, spars
     assert said["params"] == result(tuned)["params"]
     again = prune(tiny("prune", tmp_path, f"ckpt={alone}", "ratio=0.5"))
     assert result(again)["certificate"]["holds"]
+
+
+@pytest.mark.parametrize(("half", "close"), [("false", 0.0), ("true", 0.02)])
+def test_an_exported_file_evaluates_like_its_source(runs, sparse, tmp_path, half, close):
+    cut = prune(tiny("prune", runs, f"ckpt={sparse}", "ratio=0.5"))
+    to = tmp_path / "thin.safetensors"
+    export(config("export", f"ckpt={cut}", f"to={to}", f"half={half}"))
+    said = evaluate_checkpoint(config("evaluate", f"ckpt={to}", "hardware.precision=fp32"))
+    assert said["params"] == result(cut)["params"]
+    assert abs(said["accuracy"]["test"] - result(cut)["accuracy"]["test"]) <= close
+    with pytest.raises(ValueError, match="to=NAME.safetensors"):
+        export(config("export", f"ckpt={cut}"))
 
 
 def test_the_table_comes_before_the_cut_and_dry_run_stops_there(runs, sparse, capsys):

@@ -92,7 +92,8 @@ class Run:
         label = self.label
         self.name = f"{re.sub(r'[^A-Za-z0-9_.+-]+', '_', label)}-{digest(identity)}"
         self.folder = Path(runs_dir) / self.name
-        self.started = time.monotonic()
+        # Of the code that was loaded: the files may change while it runs.
+        self.started, self.commit = time.monotonic(), commit()
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -156,7 +157,7 @@ class Run:
             **result,
             "bytes": (self.folder / "model.pt").stat().st_size,
             "command": command(),
-            "commit": commit(),
+            "commit": self.commit,
             "versions": versions(),
             "threads": torch.get_num_threads(),
             "machine": machine(),

@@ -21,7 +21,7 @@ from utils import data as datasets
 from utils.cost import count
 from utils.data import Data
 from utils.hardware import Hardware
-from utils.runs import Run, commit, newest, read_result
+from utils.runs import Run, newest, read_result
 from utils.tracking import NoLogger, WandB
 
 PENALTY = ("strength", "mode", "weight_decay_on_gamma")  # of a method: not part of its scores
@@ -262,4 +262,4 @@ def facts(
 def history_entry(run: Run, cfg: DictConfig, **more: Any) -> dict[str, Any]:
     """One line of a checkpoint's past."""
     data = {} if cfg.get("data") is None else {"data": plain(cfg.data)}
-    return {"stage": run.stage, "name": run.name, "commit": commit(), **data, **more}
+    return {"stage": run.stage, "name": run.name, "commit": run.commit, **data, **more}
