@@ -35,7 +35,7 @@ def finetune(cfg) -> Path:
     seed = parent.facts.get("seed", cfg.seed)
     recipe = stages.recipe_of(cfg)
     if cfg.scratch != "none":
-        recipe = replace(recipe, epochs=_scratch_epochs(cfg.scratch, parent))
+        recipe = replace(recipe, epochs=_scratch_epochs(cfg.scratch, parent, tuple(cfg.allow)))
     run = Run(
         cfg.runs_dir,
         "finetune",
@@ -53,7 +53,7 @@ def finetune(cfg) -> Path:
     def work(logger) -> stages.Outcome:
         model = parent.model(cfg, data, hardware)
         if cfg.scratch != "none":
-            _start_over(model, parent, seed)
+            _start_over(model, parent, seed, tuple(cfg.allow))
         model = fit(model, data, recipe, Plain(), run, hardware, logger, seed)
         return stages.Outcome(
             model,
@@ -70,7 +70,7 @@ def finetune(cfg) -> Path:
     return stages.complete(cfg, run, work)
 
 
-def _start_over(model, parent, seed: int) -> None:
+def _start_over(model, parent, seed: int, allow: tuple[str, ...]) -> None:
     """New weights: those that the dense network would start from, cut to the thin shape."""
     import torch
 
@@ -79,7 +79,7 @@ def _start_over(model, parent, seed: int) -> None:
 
     torch.manual_seed(mix(seed, "initial weights", "scratch"))
     checkpoint = parent.checkpoint
-    fresh = build(checkpoint.target, checkpoint.arguments, (checkpoint.module,)).state_dict()
+    fresh = build(checkpoint.target, checkpoint.arguments, allow).state_dict()
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             new = fresh[name] if name in fresh else torch.zeros_like(tensor)
@@ -87,7 +87,7 @@ def _start_over(model, parent, seed: int) -> None:
                 tensor.copy_(new[tuple(slice(size) for size in tensor.shape)])
 
 
-def _scratch_epochs(scratch: str, parent) -> int:
+def _scratch_epochs(scratch: str, parent, allow: tuple[str, ...]) -> int:
     """As many epochs as the unpruned network was trained (E), or as much computation (B)."""
     from utils.cost import count_macs
 
@@ -100,8 +100,8 @@ def _scratch_epochs(scratch: str, parent) -> int:
     from slimming.artifact import build, restore
 
     checkpoint = parent.checkpoint
-    dense = build(checkpoint.target, checkpoint.arguments, (checkpoint.module,))
-    thin = restore(checkpoint, (checkpoint.module,))
+    dense = build(checkpoint.target, checkpoint.arguments, allow)
+    thin = restore(checkpoint, allow)
     shape = checkpoint.input_shape
     return int(epochs * count_macs(dense, shape) / count_macs(thin, shape))
 

@@ -9,12 +9,12 @@ import pytest
 
 from door import config, shell, tiny
 from pipeline import pipeline
-from report import report
+from report import page, report
 from train import train
-from utils import table
+from utils import plots, table
 from utils.results import find_runs
 
-SWEEP = ("epochs=1", "finetune.epochs=1")
+SWEEP = ("epochs=1", "finetune.epochs=1", "compensate=bias")
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,8 @@ def runs(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     for ratio in (0.6, 0.3):
         pipeline(tiny("pipeline", folder, "method.strength=2", f"ratio={ratio}", *SWEEP))
-    train(tiny("train", folder, "method.strength=0", "epochs=1"))
+    for seed in (0, 1):
+        train(tiny("train", folder, "method.strength=0", "epochs=1", f"seed={seed}"))
     return folder
 
 
@@ -31,7 +32,18 @@ def test_the_rows_tell_the_story_in_order(runs):
     steps = [row["step"] for row in table.rows(find_runs(runs))]
     cut = ["cut {} %", "cut {} % + bias", "cut {} % + bias + recalibrated", "fine-tuned"]
     expected = [word.format(share) for share in (30, 60) for word in cut]
-    assert steps == ["baseline", "sparse", *expected]
+    assert steps == ["baseline", "baseline", "sparse", *expected]
+
+
+def test_seeds_become_a_mean_with_its_spread_and_n(runs):
+    rows = table.frame(table.rows(find_runs(runs)))
+    merged = table.over_seeds(rows)
+    tests = 100 * rows[rows["step"] == "baseline"]["test"]
+    said = merged[merged["step"] == "baseline"]["test %"].item()
+    assert said == f"{tests.mean():.2f} ± {tests.std():.2f} (n = 2)"
+    assert merged["step"].value_counts()["fine-tuned"] == 2, "two ratios are two rows"
+    alone = merged[merged["step"] == "sparse"]["test %"].item()
+    assert "±" not in alone and "(n = 1)" in alone
 
 
 def test_every_number_is_the_results(runs):
@@ -43,6 +55,9 @@ def test_every_number_is_the_results(runs):
         assert row.kept == said["channels"]["kept"] and row.bytes == said["bytes"]
         variants = [said["accuracy"], *said.get("variants", {}).values()]
         assert row.test in [variant["test"] for variant in variants]
+    rows = table.rows(find_runs(runs))
+    assert json.loads(path.with_name("report.json").read_text()) == rows
+    assert [float(value) for value in read.test] == [row["test"] for row in rows]
     text = path.read_text()
     assert all(f"`{run['command']}`" in text and run["commit"] in text for run in find_runs(runs))
     for name in ("gammas.png", "widths.png"):
@@ -61,9 +76,12 @@ def test_broken_foreign_and_future_results_are_named_and_passed_over(runs, tmp_p
         "list": "[1, 2]",
         "future": whole.replace('"schema": 1', '"schema": 99'),
         "poor": '{"schema": 1, "stage": "train"}',
+        "odd": whole.replace('"stage": "', '"stage": "un'),
+        "blind": whole.replace('"test": ', '"tset": '),
     }.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "result.json").write_text(text)
+    (one.parent / "latency.json").write_text('{"mach')
     (tmp_path / "running").mkdir()
     (tmp_path / "running" / "config.yaml").write_text("seed: 0\n")
     assert len(find_runs(tmp_path)) == good
@@ -74,13 +92,16 @@ def test_broken_foreign_and_future_results_are_named_and_passed_over(runs, tmp_p
         "list/result.json is not a result of this project",
         "future/result.json has schema 99",
         "poor/result.json lacks",
+        "odd/result.json is of no stage known",
+        "blind/result.json lacks accuracy on the test set",
+        "latency.json is broken",
         "1 not finished",
     ):
         assert words in said
 
 
 def test_latency_is_measured_once_side_by_side_and_kept(runs):
-    report(config("report", f"runs_dir={runs}", "latency=true", "only=l0-"))
+    report(config("report", f"runs_dir={runs}", "latency=true", "only=l0-s0"))
     (kept,) = runs.glob("*/latency.json")
     said = json.loads(kept.read_text())
     assert said["machine"]["threads"] >= 1
@@ -88,6 +109,67 @@ def test_latency_is_measured_once_side_by_side_and_kept(runs):
     assert all(times["q1_ms"] <= times["median_ms"] <= times["q3_ms"]
                for times in said["batch"].values())  # fmt: skip
     assert "ms / 64" in table.humane(table.frame(table.rows(find_runs(runs)))).columns
+
+
+def made_up(name: str, stage: str, parent: str | None = None, **facts) -> dict:
+    """A finished run as `find_runs` returns it."""
+    facts = {"strength": 0.01, "ratio": None, "recipe": "fast", "seed": 0, **facts}
+    return {
+        "run": name, "name": name, "stage": stage, "parent": parent, "dataset": "digits",
+        "model": "VGG", "row": "vgg11-w0.25-digits-l0.01", "latency": None, "epochs": 1,
+        "accuracy": {"test": 1 / 3, "val": None}, "channels": {"kept": 5, "total": 10},
+        "widths": {"bn": [5, 10]}, "gammas": {"bn": [0.0, -0.5, 1e-9]}, "params": 1, "macs": 2,
+        **facts,
+    }  # fmt: skip
+
+
+def test_controls_and_other_recipes_are_not_called_fine_tuning():
+    runs = [
+        made_up("t", "train"),
+        made_up("p", "prune", "t", ratio=0.5, variants={"cut": {"test": 0.25}}),
+        made_up("f1", "finetune", "p", scratch="none", finetune_recipe="fast"),
+        made_up("f2", "finetune", "p", scratch="none", finetune_recipe="paper"),
+        made_up("f3", "finetune", "p", scratch="B", finetune_recipe="fast"),
+    ]
+    steps = [row["step"] for row in table.rows(runs)]
+    assert steps[2:] == ["fine-tuned", "fine-tuned (paper recipe)", "scratch-B"]
+    assert {row["network"] for row in table.rows(runs)} == {"vgg11-w0.25"}
+    assert [row["ratio"] for row in table.rows(runs)] == [None, 0.5, 0.5, 0.5, 0.5]
+
+
+def test_no_table_of_the_page_mixes_recipes():
+    runs = [made_up("a", "train"), made_up("b", "train", recipe="paper", strength=0)]
+    text = page(table.frame(table.rows(runs)), runs, {})
+    fast, paper = text.split("## Where")[0].split("## Recipe: ")[1:]
+    assert fast.startswith("fast") and "| a |" in fast and "| b |" not in fast
+    assert paper.startswith("paper") and "| b |" in paper and "| a |" not in paper
+
+
+def test_a_mean_is_over_seeds_and_nothing_else():
+    runs = [made_up(f"t{seed}", "train", seed=seed) for seed in (0, 1)]
+    runs[1]["accuracy"] = {"test": 2 / 3, "val": None}
+    (mean,) = table.over_seeds(table.frame(table.rows(runs)))["test %"]
+    assert mean == "50.00 ± 23.57 (n = 2)"
+    longer = made_up("t2", "train", seed=0, epochs=99)
+    assert len(table.over_seeds(table.frame(table.rows([*runs, longer])))) == 2
+    other_mode = made_up("t3", "train", seed=0)
+    assert len(table.over_seeds(table.frame(table.rows([*runs, other_mode])))) == 3
+
+
+def test_a_run_without_its_parent_still_has_a_row():
+    rows = table.rows([made_up("p", "prune", "deleted", ratio=0.5)])
+    assert [(row["step"], row["lambda"]) for row in rows] == [("cut 50 %", 0.01)]
+
+
+def test_pictures_say_what_they_leave_out_and_draw_nothing_of_nothing(tmp_path):
+    trainings = [[made_up(f"t{i}", "train", seed=i)] for i in range(8)]
+    assert plots.gammas(trainings, tmp_path / "gammas.png") == ["t6", "t7"]
+    assert plots.widths(trainings, tmp_path / "widths.png") == []
+    assert not (tmp_path / "widths.png").exists()
+    cut = [made_up("t8", "train"), made_up("p8", "prune", "t8", ratio=0.5)]
+    assert plots.gammas([*trainings, cut], tmp_path / "gammas.png") == ["t5", "t6", "t7"]
+    assert plots.widths([cut], tmp_path / "widths.png") == []
+    assert (tmp_path / "widths.png").stat().st_size > 1000
 
 
 def test_with_nothing_finished_it_says_what_to_run(tmp_path):

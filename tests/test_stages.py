@@ -50,7 +50,7 @@ def test_the_pipeline_is_the_three_scripts(runs, tmp_path, sparse):
 
 
 def test_a_result_says_everything_that_trust_needs(runs, sparse):
-    cut = prune(tiny("prune", runs, f"ckpt={sparse}", "ratio=0.5"))
+    cut = prune(tiny("prune", runs, f"ckpt={sparse}", "ratio=0.5", "compensate=expected"))
     said = result(cut)
     model = load(cut)
     assert said["schema"] == 1 and said["stage"] == "prune" and said["parent"] == sparse.name
@@ -289,9 +289,9 @@ def test_a_checkpoint_can_name_no_data_but_ours(runs, sparse, tmp_path):
 def test_a_checkpoint_of_another_class_is_refused_by_every_stage(sparse, tmp_path):
     evil = dataclasses.replace(read(sparse), target="subprocess.run", arguments={"args": "true"})
     artifact.save(tmp_path / "evil.pt", evil)
-    for stage in (prune, finetune):
+    for stage, *options in ((prune,), (finetune,), (finetune, "scratch=E"), (finetune, "scratch=B")):
         with pytest.raises(ValueError, match="not among the networks that may be built"):
-            stage(tiny(stage.__name__, tmp_path, f"ckpt={tmp_path / 'evil.pt'}"))
+            stage(tiny(stage.__name__, tmp_path, f"ckpt={tmp_path / 'evil.pt'}", *options))
 
 
 def test_a_truncated_checkpoint_is_named(sparse, tmp_path):

@@ -18,7 +18,7 @@ def show_plan(
 ) -> None:
     """Per layer: quantiles of |gamma|, channels kept; then what the whole cut would cost."""
     table = Table(title="Before the cut: |gamma| per BatchNorm, and what stays")
-    table.add_column("layer")
+    table.add_column("layer", no_wrap=True)
     for name in ("min", "25 %", "median", "75 %", "max", f"< {SMALL:g}", "kept"):
         table.add_column(name, justify="right")
     points = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0])
@@ -28,7 +28,7 @@ def show_plan(
         note = "  (all but these were to go)" if kept < 3 < len(ids) else ""
         table.add_row(
             gate,
-            *(f"{value:.4f}" for value in gamma.quantile(points).tolist()),
+            *(f"{value:.3f}" for value in gamma.quantile(points).tolist()),
             f"{(gamma < SMALL).float().mean():.0%}",
             f"{kept} / {len(ids)}{note}",
         )

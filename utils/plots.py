@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from utils.table import network, ratio, strength
+from utils.table import network, ratio, strength, tuning
 
 matplotlib.use("Agg")
 BEFORE, CUT, TUNED = "#BBBBBB", "#0072B2", "#D55E00"
@@ -53,7 +53,7 @@ def gammas(chains: Sequence[list[dict[str, Any]]], path: Path) -> list[str]:
         figure, panels = _panels(len(shown))
         for panel, chain in zip(panels, shown, strict=True):
             _gamma_panel(panel, chain, edges)
-        _label(figure, "|γ| of a channel (BatchNorm scale, no unit)", "channels")
+        _label(figure, r"$|\gamma|$ of a channel (BatchNorm scale, no unit)", "channels")
         _legend(figure, panels)
         figure.savefig(path)
     return [chain[-1]["run"] for chain in chains if chain not in shown]
@@ -63,7 +63,12 @@ def _gamma_panel(axes: Axes, chain: list[dict[str, Any]], edges: np.ndarray) -> 
     looks = {
         "train": {"color": BEFORE, "label": "before the cut", "histtype": "stepfilled"},
         "prune": {"color": CUT, "label": "kept by the cut", "histtype": "stepfilled"},
-        "finetune": {"color": TUNED, "label": "fine-tuned", "histtype": "step", "linewidth": 2},
+        "finetune": {
+            "color": TUNED,
+            "label": "trained after it",
+            "histtype": "step",
+            "linewidth": 2,
+        },
     }
     # Zeros have no place on a log axis: they get a bin of their own, one decade to the left.
     zero = (edges[0] / 10, edges[0] / 10 ** (7 / 8))
@@ -114,7 +119,9 @@ def _width_panel(axes: Axes, chain: list[dict[str, Any]]) -> None:
     line = 1.2 if len(total) <= 40 else 0.4
     axes.bar(layers, total, color="none", edgecolor="#555555", linewidth=line, label="original")
     axes.bar(layers, kept, color=CUT, label="kept")
-    axes.set_title(f"{_title(chain)}\n{sum(kept)} of {sum(total)} channels stay")
+    # The count of the result: where BatchNorms are cut together, bars would add up to more.
+    channels = chain[-1]["channels"]
+    axes.set_title(f"{_title(chain)}\n{channels['kept']} of {channels['total']} channels stay")
     axes.set_xlim(0.3, len(total) + 0.7)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
 
@@ -128,6 +135,7 @@ def _title(chain: Iterable[dict[str, Any]]) -> str:
     parts = [network(chain[0]), chain[0]["dataset"], f"λ {strength(chain):g}"]
     share = ratio(chain)
     parts += [] if share is None else [f"cut {100 * share:g} %"]
+    parts += [tuning(chain[-1])] if chain[-1].get("scratch", "none") != "none" else []
     return ", ".join([*parts, f"seed {chain[0]['seed']}"])
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from slimming.artifact import write_atomically
 from utils.runs import SCHEMA
 
+STAGES = ("train", "prune", "finetune")
 NEEDED = {"stage", "name", "accuracy", "channels", "params", "macs", "seed", "dataset", "model"}
 
 
@@ -25,8 +26,7 @@ def find_runs(root: Path) -> list[dict[str, Any]]:
         if problem:
             print(f"{path} {problem}: passed over", file=sys.stderr)
             continue
-        clock = path.with_name("latency.json")
-        latency = json.loads(clock.read_text()) if clock.exists() else None
+        latency = _latency(path.with_name("latency.json"))
         folder = str(path.parent)
         runs.append({**run, "run": run["name"], "folder": folder, "latency": latency})
     unfinished = sorted(
@@ -53,7 +53,19 @@ def _read(path: Path) -> tuple[str | None, dict[str, Any]]:
         return f"has schema {run['schema']}, this version reads {SCHEMA}", {}
     if missing := NEEDED - run.keys():
         return f"lacks {', '.join(sorted(missing))}", {}
+    if run["stage"] not in STAGES:
+        return "is of no stage known", {}
+    if not isinstance(run["accuracy"], dict) or "test" not in run["accuracy"]:
+        return "lacks accuracy on the test set", {}
     return None, run
+
+
+def _latency(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text()) if path.exists() else None
+    except ValueError:
+        print(f"{path} is broken: passed over", file=sys.stderr)
+        return None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
-from rich.table import Table
+
+from utils.results import STAGES
 
 Run = dict[str, Any]
-STAGES = ("train", "prune", "finetune")
 COSTS = ("params", "macs", "macs_thop", "flops_paper", "bytes")
-LEFT = ("step", "network", "data", "run")  # columns of words
+LEFT = ("step", "network", "data", "recipe", "run")  # columns of words
 INTEGERS = ("seed", "kept", "total", *COSTS, "epochs")
 
 
@@ -40,7 +40,7 @@ def chains(runs: Sequence[Run]) -> list[list[Run]]:
 def _order(run: Run) -> tuple:
     group = (str(run.get("recipe")), run["dataset"], network(run))
     stage = STAGES.index(run["stage"])
-    return (*group, stage, run["strength"] or 0, run.get("ratio") or 0, run["seed"], run["run"])
+    return (*group, stage, run.get("strength") or 0, run.get("ratio") or 0, run["seed"], run["run"])
 
 
 def choose(runs: Sequence[Run], only: str | None) -> list[Run]:
@@ -58,15 +58,14 @@ def choose(runs: Sequence[Run], only: str | None) -> list[Run]:
 
 
 def network(run: Run) -> str:
-    """VGG-19 rather than VGG, where the configuration tells the depth."""
-    model = (run.get("config") or {}).get("model")
-    depth = model.get("depth") if isinstance(model, dict) else None
-    return f"{run['model']}-{depth}" if depth else run["model"]
+    """ "vgg11-w0.25", as the row is called; the class where the row is named after a file."""
+    name, found, _ = str(run.get("row")).partition(f"-{run['dataset']}-l")
+    return name if found else run["model"]
 
 
 def strength(path: Iterable[Run]) -> float:
     """The lambda a chain was trained with: fine-tuning has none of its own."""
-    return next((run["strength"] for run in reversed([*path]) if run["strength"]), 0)
+    return next((run["strength"] for run in reversed([*path]) if run.get("strength")), 0)
 
 
 def ratio(path: Iterable[Run]) -> float | None:
@@ -89,13 +88,14 @@ def _rows(path: list[Run]) -> list[dict[str, Any]]:
     run = path[-1]
     channels, latency = run["channels"], (run.get("latency") or {}).get("batch", {})
     common = {
-        "network": network(run),
+        "network": network(path[0]),
         "data": run["dataset"],
         # A chain belongs to the recipe it was started with, so that no table mixes two.
         "recipe": path[0].get("recipe"),
         "lambda": strength(path),
         "ratio": ratio(path),
         "seed": run["seed"],
+        "row": run.get("row"),
     }
     costs = {
         "kept": channels["kept"],
@@ -116,10 +116,11 @@ def _steps(path: list[Run]) -> list[tuple[str, dict[str, float]]]:
     """What a run is called in the table, and the accuracies it is shown with."""
     run = path[-1]
     if run["stage"] == "train":
-        return [("sparse" if run["strength"] else "baseline", run["accuracy"])]
+        return [("sparse" if run.get("strength") else "baseline", run["accuracy"])]
     if run["stage"] == "finetune":
-        other = run.get("recipe") not in (None, path[0].get("recipe"))
-        return [(f"fine-tuned ({run['recipe']})" if other else "fine-tuned", run["accuracy"])]
+        recipe, first = run.get("finetune_recipe"), path[0].get("recipe")
+        other = f" ({recipe} recipe)" if recipe not in (None, first) else ""
+        return [(tuning(run) + other, run["accuracy"])]
     share = ratio([run])
     step = "cut" if share is None else f"cut {100 * share:g} %"
     variants = run.get("variants") or {}
@@ -133,6 +134,12 @@ def _steps(path: list[Run]) -> list[tuple[str, dict[str, float]]]:
     return steps
 
 
+def tuning(run: Run) -> str:
+    """What a finetune run is: the paper's third stage, or a control that begins anew."""
+    scratch = run.get("scratch", "none")
+    return "fine-tuned" if scratch == "none" else f"scratch-{scratch}"
+
+
 def frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """The rows as they are, typed: a missing integer stays missing and turns no other to float."""
     data = pd.DataFrame(list(rows))
@@ -142,12 +149,14 @@ def frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
 def humane(data: pd.DataFrame) -> pd.DataFrame:
     """The same rows as text: percent, 1.23 M, 45.6 kB. Latency only where some was measured."""
     text = data[["step", "network", "data"]].copy()
+    if data["recipe"].nunique(dropna=False) > 1:
+        text["recipe"] = _each(data["recipe"], str)
     text["λ"] = [f"{value:g}" for value in data["lambda"]]
     text["ratio"] = _each(data["ratio"], "{:g}".format)
     text["seed"] = _each(data["seed"], str)
-    text["test acc. %"] = _each(data["test"], lambda value: f"{100 * value:.2f}")
+    text["test %"] = _each(data["test"], lambda value: f"{100 * value:.2f}")
     text["channels"] = [
-        f"{kept} / {total} ({100 * kept / total:.1f} %)" if total else "–"
+        f"{kept} / {total} ({100 * kept / total:.1f} %)" if total else "-"
         for kept, total in zip(data["kept"], data["total"], strict=True)
     ]
     text["params"] = _each(data["params"], si)
@@ -161,8 +170,35 @@ def humane(data: pd.DataFrame) -> pd.DataFrame:
     return text
 
 
+def over_seeds(data: pd.DataFrame) -> pd.DataFrame:
+    """Rows that differ in their seed only, as one row of text: mean ± standard deviation (n).
+
+    Where one seed occurs twice something else differs too: these rows stay apart, n = 1 each.
+    """
+    same = ["step", "network", "data", "lambda", "ratio", "recipe", "row", "epochs"]
+    lines = []
+    for _, group in data.groupby(same, sort=False, dropna=False):
+        mixed = group["seed"].duplicated().any()
+        lines += [part for _, part in group.groupby(level=0)] if mixed else [group]
+    return pd.DataFrame([_mean(group) for group in lines])
+
+
+def _mean(group: pd.DataFrame) -> dict[str, str]:
+    test, kept = 100 * group["test"], 100 * group["kept"] / group["total"]
+    spread = f" ± {test.std():.2f}" if len(group) > 1 else ""
+    words = humane(group[:1])[["step", "network", "data", "λ", "ratio"]].iloc[0].to_dict()
+    return {
+        **words,
+        "test %": f"{test.mean():.2f}{spread} (n = {len(group)})",
+        "channels": f"{kept.mean():.1f} %",
+        "params": si(float(group["params"].mean())),
+        "MACs": si(float(group["macs"].mean())),
+        "epochs": _each(group["epochs"], str)[0],
+    }
+
+
 def _each(column: pd.Series, convert) -> list[str]:
-    return ["–" if pd.isna(value) else convert(value) for value in column]
+    return ["-" if pd.isna(value) else convert(value) for value in column]
 
 
 def si(value: float, unit: str = "") -> str:
@@ -182,36 +218,3 @@ def markdown(text: pd.DataFrame) -> str:
     return "\n".join(
         "| " + " | ".join(x.replace("|", "\\|") for x in line) + " |" for line in lines
     )
-
-
-def terminal(text: pd.DataFrame) -> Table:
-    """The humane rows for the terminal, without the columns that say the same in every row."""
-    table = Table(title="Finished runs")
-    shown = [
-        column
-        for column in text.columns
-        if column != "run" and (column in ("step", "test acc. %") or text[column].nunique() > 1)
-    ]
-    for column in shown:
-        table.add_column(column, justify="left" if column in LEFT else "right", no_wrap=True)
-    for values in text[shown].astype(str).values.tolist():
-        table.add_row(*values)
-    return table
-
-
-def page(text: pd.DataFrame, runs: Sequence[Run], left_out: dict[str, list[str]]) -> str:
-    """report.md: the table, the pictures, and how each run came to be."""
-    lines = ["# Report", "", markdown(text), ""]
-    for picture, names in left_out.items():
-        note = f" Not shown: {', '.join(names)}." if names else ""
-        lines += [f"![{picture}]({picture})", *([note] if note else []), ""]
-    lines += ["## Where each number is from", ""]
-    for run in runs:
-        machine = run.get("machine") or {}
-        lines.append(
-            f"- `{run['run']}`: `{run.get('command')}`, commit {run.get('commit')}, "
-            f"seed {run['seed']}, {run.get('finetune_recipe') or run.get('recipe')} recipe, "
-            f"{machine.get('cpu')} ({run.get('threads')} threads), {run.get('seconds')} s"
-        )
-    lines += ["", "Accuracy is that of the last epoch; n is one run per row."]
-    return "\n".join(lines) + "\n"
