@@ -2,7 +2,7 @@
 
 import math
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,43 +12,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
 from slimming.methods.base import Plain
-from slimming.sparsity import gammas, reach
+from slimming.sparsity import gammas
 from utils.data import Data, Split
+from utils.gammas import advise, describe_gammas
 from utils.hardware import Hardware
 from utils.progress import EpochProgress
+from utils.recipe import Recipe, parameter_groups
 from utils.runs import Run
 from utils.seeding import mix
 from utils.tracking import NoLogger, WandB
 
 EXPLODED = 1e3  # a cross-entropy beyond this never comes back
 CHECK_EVERY = 50  # steps between looks at the loss: each look waits for the GPU
-EDGES = [0.0, *(10 ** (k / 2) for k in range(-12, 3)), math.inf]  # of the |gamma| histograms
 
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM; everything is saved. Not an Exception: it ends a whole sweep."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train. `schedule(progress)` is the learning rate's factor at 0 <= progress < 1."""
-
-    epochs: int
-    batch_size: int
-    optimizer: Callable[..., optim.Optimizer]  # from parameter groups
-    schedule: Callable[[float], float]
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 2:
-            raise ValueError(
-                f"training needs at least 1 epoch and batches of 2; got epochs={self.epochs}, "
-                f"batch_size={self.batch_size}"
-            )
-
-    def factors(self, steps: int) -> float:
-        """The sum of the schedule over a whole training of `steps` steps an epoch."""
-        total = self.epochs * steps
-        return sum(self.schedule(k / total) for k in range(total))
 
 
 def fit(
@@ -71,7 +50,7 @@ def fit(
         Interrupted: Ctrl-C or SIGTERM, after saving.
     """
     model = hardware.place(model)
-    optimizer = recipe.optimizer(_groups(model, method.weight_decay_on_gamma))
+    optimizer = recipe.optimizer(parameter_groups(model, method.weight_decay_on_gamma))
     base_lr = optimizer.param_groups[0]["lr"]
     state = _Progress()
     if (saved := run.load_resume()) is not None:
@@ -112,7 +91,7 @@ def fit(
             logger.log(row, gammas(model))
             shares = {k.split("/")[0]: row[k] for k in row if k.endswith("/accuracy")}
             progress.epoch(state.epoch, row["train/loss"], shares)
-            _advise(row, recipe.epochs, method)
+            advise(row, recipe.epochs, method)
     return model
 
 
@@ -131,48 +110,6 @@ def evaluate(model: nn.Module, data: Data, split: Split, hardware: Hardware) -> 
     if count == 0:
         raise ValueError("there are no images to evaluate on")
     return {"accuracy": right / count, "loss": loss / count}
-
-
-def choose_strength(recipe: Recipe, mode: str, steps: int, far: float) -> float:
-    """The lambda with which the penalty can move a gamma by `far`, to two digits.
-
-    The same lambda means little in a short run and collapse in a long one; the same reach means
-    about the same. The paper's VGG has a reach of 6.6.
-
-    Raises:
-        ValueError: the optimiser rescales gradients, so that nothing can be said.
-    """
-    lr, momentum = _lr_and_momentum(recipe)
-    if momentum is None and mode in ("subgradient", "loss"):
-        raise ValueError(
-            "what lambda does to a gamma depends on the optimiser's rescaling here: set "
-            "method.strength, or use method.mode=proximal"
-        )
-    per_unit = reach(1.0, lr * recipe.factors(steps), mode, momentum or 0.0)
-    return float(f"{far / per_unit:.1e}")
-
-
-def announce_reach(recipe: Recipe, method: Plain, model: nn.Module, steps: int) -> None:
-    """Say how far the penalty can move a gamma in this run, against where it starts."""
-    if not method.strength:
-        return
-    mode = getattr(method, "mode", "subgradient")
-    lr, momentum = _lr_and_momentum(recipe)
-    if momentum is None and mode in ("subgradient", "loss"):
-        print(f"lambda {method.strength:g} passes through the optimiser's rescaling")
-        return
-    far = reach(method.strength, lr * recipe.factors(steps), mode, momentum or 0.0)
-    start = torch.cat([gamma.detach().abs().flatten() for gamma in gammas(model).values()]).mean()
-    print(f"lambda {method.strength:g} can move a gamma by {far:.2g}; they start at {start:.2g}")
-    if far < start:
-        print("warning: too little to bring one to zero; raise method.strength or epochs")
-
-
-def _lr_and_momentum(recipe: Recipe) -> tuple[float, float | None]:
-    """Momentum is None for optimisers that rescale gradients, such as Adam."""
-    optimizer = recipe.optimizer([nn.Parameter(torch.zeros(1))])
-    group = optimizer.param_groups[0]
-    return group["lr"], group["momentum"] if isinstance(optimizer, optim.SGD) else None
 
 
 @dataclass
@@ -251,50 +188,15 @@ def _step(
     return loss, logits
 
 
-def _groups(model: nn.Module, weight_decay_on_gamma: bool) -> list[dict[str, Any]]:
-    if weight_decay_on_gamma:
-        return [{"params": list(model.parameters())}]
-    scales = {id(gamma) for gamma in gammas(model).values()}
-    rest = [p for p in model.parameters() if id(p) not in scales]
-    return [{"params": rest}, {"params": list(gammas(model).values()), "weight_decay": 0.0}]
-
-
-def describe_gammas(model: nn.Module, strength: float) -> dict[str, Any]:
-    """The penalty, how many gammas are small, and counts of |gamma| per layer between EDGES."""
-    scales = {name: gamma.detach().abs().float().cpu() for name, gamma in gammas(model).items()}
-    if not scales:
-        return {}
-    everything = torch.cat(list(scales.values()))
-    edges = torch.tensor(EDGES[1:-1])
-    return {
-        "penalty": strength * everything.double().sum().item(),
-        "gamma_below_1e-3": (everything < 1e-3).double().mean().item(),
-        "gamma_below_1e-2": (everything < 1e-2).double().mean().item(),
-        "gamma_histogram": {
-            name: torch.bincount(torch.bucketize(scale, edges), minlength=len(EDGES) - 1).tolist()
-            for name, scale in scales.items()
-        },
-    }
-
-
 def _check(state: _Progress, last: bool) -> None:
     if state.step % CHECK_EVERY and not last:
         return
     mean = float(state.loss) / state.images
     if not math.isfinite(mean) or mean > EXPLODED:
         raise ValueError(
-            f"the loss is {mean:g} in epoch {state.epoch + 1}, step {state.step}: training has "
-            f"diverged. Lower recipe.optimizer.lr or method.strength, or use hardware.precision=fp32"
-        )
-
-
-def _advise(row: dict[str, Any], epochs: int, method: Plain) -> None:
-    """Once, late in training, when the penalty has shrunk nothing."""
-    late = row["epoch"] == math.ceil(0.8 * epochs)
-    if method.strength and late and row.get("gamma_below_1e-2", 1.0) < 0.01:
-        print(
-            f"warning: after {row['epoch']} of {epochs} epochs less than 1 % of the gammas are "
-            f"below 0.01, so a cut will hurt: raise method.strength (now {method.strength:g})"
+            f"the loss is {mean:g} in epoch {state.epoch + 1}, step {state.step}: training "
+            f"has diverged. Lower recipe.optimizer.lr or method.strength, or use "
+            f"hardware.precision=fp32"
         )
 
 

@@ -17,9 +17,10 @@ def train(cfg) -> Path:
     import torch
     from hydra.utils import instantiate
 
-    from engine import announce_reach, choose_strength, fit
+    from engine import fit
     from slimming.artifact import Checkpoint, build
     from utils import stages
+    from utils.gammas import announce_reach, choose_strength
     from utils.runs import Run
     from utils.seeding import mix
 

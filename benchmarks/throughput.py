@@ -35,12 +35,13 @@ from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine import Recipe, fit
+from engine import fit
 from models.vgg import VGG
 from slimming.methods.slimming import Slimming
 from utils import schedules
 from utils.data import Data, fake
 from utils.hardware import Hardware, choose
+from utils.recipe import Recipe
 from utils.runs import Run, commit, machine, versions
 from utils.tracking import NoLogger
 

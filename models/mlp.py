@@ -4,6 +4,8 @@ import math
 
 from torch import Tensor, nn
 
+from models.common import scaled
+
 
 class MLP(nn.Module):
     """(N, *input_shape) -> (N, num_classes): Linear, BatchNorm1d and ReLU per hidden layer.
@@ -15,6 +17,9 @@ class MLP(nn.Module):
         hidden: neurons of each hidden layer.
         num_classes: outputs of the last layer.
         width: multiplies the hidden layers.
+
+    Raises:
+        ValueError: a width that leaves a layer without neurons.
     """
 
     def __init__(
@@ -28,7 +33,7 @@ class MLP(nn.Module):
         layers: list[nn.Module] = []
         num_in = math.prod(input_shape)
         for neurons in hidden:
-            num_out = int(neurons * width)
+            num_out = scaled(neurons, width)
             layers += [nn.Linear(num_in, num_out, bias=False), nn.BatchNorm1d(num_out), nn.ReLU()]
             nn.init.constant_(layers[-2].weight, 0.5)
             num_in = num_out

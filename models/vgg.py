@@ -1,8 +1,8 @@
 """VGG for small images, as trained in the paper (Liu et al. 2017, section 4.2 and supplement)."""
 
-import math
-
 from torch import Tensor, nn
+
+from models.common import as_in_the_paper, scaled
 
 # Channels of each 3x3 convolution; "M" halves the resolution (Simonyan & Zisserman 2015, Table 1).
 LAYERS = {
@@ -36,30 +36,19 @@ class VGG(nn.Module):
         super().__init__()
         if depth not in LAYERS:
             raise ValueError(f"VGG has depth {', '.join(map(str, LAYERS))}; got depth={depth}")
-        if int(64 * width) < 1:
-            raise ValueError(f"width={width} leaves layers without channels; use at least 1/64")
         layers: list[nn.Module] = []
         for entry in LAYERS[depth]:
             if entry == "M":
                 layers.append(nn.MaxPool2d(2, ceil_mode=True))
                 continue
-            channels = int(entry * width)
+            channels = scaled(entry, width)
             conv = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
             layers += [conv, nn.BatchNorm2d(channels, eps=1e-3), nn.ReLU(inplace=True)]
             in_channels = channels
         self.features = nn.Sequential(*layers)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(in_channels, num_classes)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                fan_out = module.out_channels * math.prod(module.kernel_size)
-                nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))
-            elif isinstance(module, nn.BatchNorm2d):
-                nn.init.constant_(module.weight, 0.5)
-        nn.init.zeros_(self.classifier.bias)
+        as_in_the_paper(self)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.pool(self.features(x))

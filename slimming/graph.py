@@ -7,6 +7,7 @@ read it - is found by pushing channel numbers through the traced network (`walk.
 
 import copy
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,7 @@ class ChannelGraph:
     uses: dict[str, int]  # conv or linear weight -> multiplications with each entry, per image
     folds: dict[str, str]  # layer -> the BatchNorm that alone reads its output
     fixed: dict[str, str]  # BatchNorm that can't be cut -> why
+    other_macs: int = 0  # of layers whose weight is computed from other tensors, per image
 
     @property
     def num_channels(self) -> int:
@@ -92,10 +94,7 @@ def trace(model: nn.Module, example: Any) -> ChannelGraph:
     inputs = tree_map(_meta_batch, inputs)
     labels, walks = Labels(), []
     for training in (True, False):  # some heads exist in one mode only
-        twin = copy.deepcopy(model).to("meta").float().train(training)
-        for module in twin.modules():
-            if _is_norm(module):
-                module.eval()  # SyncBatchNorm would wait for other processes
+        twin = _meta_copy(model, training)
         try:
             traced = fx.GraphModule(twin, _Tracer().trace(twin))
         except Exception as error:
@@ -105,6 +104,7 @@ def trace(model: nn.Module, example: Any) -> ChannelGraph:
             ) from error
         walk = Walk(traced, labels, BATCH)
         try:
+            _check_number(traced, inputs)
             walk.run(*inputs)
         except Exception as error:
             shapes = [tuple(x.shape) if isinstance(x, Tensor) else x for x in inputs]
@@ -144,10 +144,17 @@ def _assemble(model: nn.Module, labels: Labels, walks: list[Walk]) -> ChannelGra
         gates={gate: lookup[ids] for gate, ids in gates.items()},
         selecting=tuple(gate for gate in gates if gate in selecting),
         reads=tuple(key for key in reads if key in dims),
-        uses=walks[-1].uses,
+        uses={weight: uses for weight, uses in walks[-1].uses.items() if weight in shapes},
         folds=walks[-1].folds,
         fixed=fixed,
+        other_macs=_other_macs(model, walks[-1].uses, shapes),
     )
+
+
+def _other_macs(model: nn.Module, uses: dict[str, int], stored: Collection[str]) -> int:
+    computed = {name: number for name, number in uses.items() if name not in stored}
+    layers = {name: model.get_submodule(name.rpartition(".")[0]) for name in computed}
+    return sum(layers[name].weight.numel() * number for name, number in computed.items())
 
 
 def _fix_tensors_used_elsewhere(model: nn.Module, labels: Labels, outside: set[str]) -> None:
@@ -217,6 +224,9 @@ def _gates(
         for name, module in model.named_modules()
         if _is_norm(module) and (name not in own or not module.affine)
     }
+    for ids in own.values():
+        if len(ids) > 1 and len(ids.unique()) == 1:
+            reasons.setdefault(int(ids[0]), "all of its channels are tied together")
     while True:
         new = {
             norm: next(reasons[root] for root in ids.tolist() if root in reasons)
@@ -240,6 +250,24 @@ def _refuse_wrapper(model: nn.Module) -> None:
         raise ValueError(f"give the network inside: {type(model).__name__}(...).module")
     if hasattr(model, "_orig_mod"):
         raise ValueError("give the network that was compiled: compiled._orig_mod")
+
+
+def _meta_copy(model: nn.Module, training: bool) -> nn.Module:
+    """The network without its numbers, in float32."""
+    try:
+        twin = copy.deepcopy(model).to("meta").float().train(training)
+    except Exception as error:
+        raise ValueError(f"{type(model).__name__} can't be copied: {_first_line(error)}") from error
+    for module in twin.modules():
+        if _is_norm(module):
+            module.eval()  # SyncBatchNorm would wait for other processes
+    return twin
+
+
+def _check_number(traced: fx.GraphModule, inputs: tuple) -> None:
+    takes = sum(node.op == "placeholder" for node in traced.graph.nodes)
+    if len(inputs) > takes:
+        raise TypeError(f"it takes {takes} and not {len(inputs)} tensors")
 
 
 def _meta_batch(x: Any) -> Any:

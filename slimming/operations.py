@@ -120,9 +120,11 @@ def _view(walk: Walk, node: fx.Node, inputs: list[Tensor], value: Tensor) -> Ten
         return walk.refuse(inputs, value, f"'{node.name}' reshapes it in a way not known")
     labels = inputs[0].reshape(value.shape)
     varying = varying_dims(labels)
+    if not varying:  # a single channel, or all of them tied together
+        return labels
     follow = [d for d in varying if sizes[d] == -1 or doubled[d] == 2 * sizes[d]]
     groups = [d for d in varying if sizes[d] != -1 and doubled[d] == sizes[d]]
-    if varying and not follow:
+    if not follow:
         reason = f"its size {value.shape[varying[0]]} is written as a number in '{node.name}'"
         return walk.refuse(inputs, value, reason)
     others = [d for d in range(value.dim()) if d not in varying]

@@ -118,7 +118,7 @@ def predict(graph: ChannelGraph, keep: Mapping[str, Tensor]) -> tuple[int, int]:
             shapes[name][dim] = len(index)
     params = sum(math.prod(shapes[name]) for name in graph.parameters)
     macs = sum(math.prod(shapes[weight]) * uses for weight, uses in graph.uses.items())
-    return params, macs
+    return params, macs + graph.other_macs
 
 
 def _share(ratio: float, count: int) -> int:

@@ -13,10 +13,19 @@ from utils.schema import register
 
 ROOT = CONF.parent
 # A whole run in a second: made-up images that can be learned, the smallest VGG, plain float32.
-TINY = (
-    "data=fake data.size=8 data.num_train=192 data.num_test=96 data.num_classes=4 data.pad=1 "
-    "model=vgg11 model.width=0.0625 epochs=3 logger=none hardware.precision=fp32"
-).split()
+TINY = [
+    "data=fake",
+    "data.size=8",
+    "data.num_train=192",
+    "data.num_test=96",
+    "data.num_classes=4",
+    "data.pad=1",
+    "model=vgg11",
+    "model.width=0.0625",
+    "epochs=3",
+    "logger=none",
+    "hardware.precision=fp32",
+]
 
 
 def config(script: str, *overrides: str) -> DictConfig:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import assert_same_state, configured, configured_networks, random_plan, randomise
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+from helpers import assert_same_state, configured, configured_networks, random_plan, randomise
 from models.vgg import VGG
 from slimming import artifact, load, save, slim, trace
 from slimming.artifact import Checkpoint, read, write_atomically

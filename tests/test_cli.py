@@ -111,7 +111,8 @@ def test_wandb_offline_keeps_everything_and_its_failure_stops_nothing(tmp_path):
     (folder,) = Path(tmp_path / "good").iterdir()
     assert list(folder.glob("wandb/offline-run-*/*.wandb"))
     broken = shell(
-        "train", *tiny, f"runs_dir={tmp_path / 'bad'}", "epochs=1", "logger.mode=online", "logger.timeout=3",
+        "train", *tiny, f"runs_dir={tmp_path / 'bad'}", "epochs=1",
+        "logger.mode=online", "logger.timeout=3",
         env={"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}, timeout=120,
     )  # fmt: skip
     assert broken.returncode == 0, broken.stderr

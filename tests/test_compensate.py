@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
-from helpers import assert_same_state, norms, random_plan, randomise, relative_gap, state
 from torch import nn
-from zoo import ZOO, PreActivation, block, chain, conv
 
+from helpers import assert_same_state, norms, random_plan, randomise, relative_gap, state
 from slimming import artifact, compensate, load, recalibrate, save, slim, trace
 from slimming.artifact import Checkpoint
+from zoo import ZOO, PreActivation, block, chain, conv
 
 
 def pointwise(bias: bool = False) -> nn.Sequential:

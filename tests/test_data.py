@@ -111,7 +111,7 @@ def test_every_offset_is_used_and_about_half_of_the_images_are_mirrored():
     # One bright pixel in the middle shows where each crop was taken.
     images = torch.zeros(4000, 1, 5, 5, dtype=torch.uint8)
     images[:, :, 2, 2] = 255
-    options = dict(pad=2, flip=False, pad_raw=False)
+    options = {"pad": 2, "flip": False, "pad_raw": False}
     one = torch.ones(1)
     out = augment(images, 0 * one, one, generator=torch.Generator().manual_seed(0), **options)
     counts = (out[:, 0] > 0).sum(0)
@@ -119,7 +119,7 @@ def test_every_offset_is_used_and_about_half_of_the_images_are_mirrored():
     assert (counts > 100).all()  # 25 places, 160 expected in each
 
     images = torch.arange(5, dtype=torch.uint8).expand(1000, 1, 5, 5)
-    options = dict(pad=0, flip=True, pad_raw=False)
+    options = {"pad": 0, "flip": True, "pad_raw": False}
     out = augment(images, 0 * one, one, generator=torch.Generator().manual_seed(0), **options)
     assert 400 < (out[:, 0, 0, 0] == 4).sum() < 600
 
@@ -556,7 +556,7 @@ def test_a_download_without_network_is_one_sentence(name, tmp_path, monkeypatch)
     def offline(*_, **__):
         raise OSError("<urlopen error\nno network>")
 
-    monkeypatch.setattr(f"utils.data._{name.rstrip('10')}", offline)
+    monkeypatch.setattr(f"utils.sources.{name.rstrip('10')}", offline)
     with pytest.raises(OSError) as error:
         getattr(datasets, name)(root=str(tmp_path), download=True)
     text = str(error.value)
@@ -707,7 +707,9 @@ def test_a_config_names_every_option_and_its_default(path, tree, monkeypatch):
     config = yaml.safe_load(path.read_text())
     assert config.pop("_target_") == f"utils.data.{path.stem}"
     made = fake()
-    monkeypatch.setattr(datasets, "_find", lambda *_, **__: (made.train, made.test, made.classes))
+    monkeypatch.setattr(
+        datasets.sources, "find", lambda *_, **__: (made.train, made.test, made.classes)
+    )
     function = getattr(datasets, path.stem)
     own = inspect.signature(function).parameters
     assert set(config) == set(own) - {"options"} | set(datasets.Options.__annotations__)

@@ -1,4 +1,4 @@
-"""Training: resume is exact, interruptions save, divergence is told, schedules and draws are pure."""
+"""Training: resume is exact, interruptions save, divergence is told, schedules are pure."""
 
 import json
 import math
@@ -16,10 +16,12 @@ from torch import nn, optim
 
 import engine
 from door import ROOT, TINY, tiny
-from engine import Interrupted, Recipe, choose_strength, describe_gammas
+from engine import Interrupted
 from slimming.artifact import read
 from slimming.methods.base import Plain
 from train import train
+from utils.gammas import EDGES, choose_strength, describe_gammas
+from utils.recipe import Recipe, parameter_groups
 from utils.schedules import one_cycle, steps
 
 
@@ -46,9 +48,7 @@ def test_another_seed_gives_another_network(tmp_path, whole):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_in_every_step_it_ends_with_the_same_bits(
-    tmp_path, whole, number, monkeypatch
-):
+def test_interrupted_in_every_step_it_ends_with_the_same_bits(tmp_path, whole, number, monkeypatch):
     real = engine._step
 
     def step_and_signal(*arguments):
@@ -155,7 +155,7 @@ def test_an_exact_zero_is_in_the_first_bin_of_the_histogram():
     norm.weight.data = torch.tensor([0.0, -1e-4, 50.0])
     counts = describe_gammas(nn.Sequential(norm), 1.0)["gamma_histogram"]["0"]
     assert counts[0] == 1 and counts[-1] == 1 and sum(counts) == 3
-    assert len(counts) == len(engine.EDGES) - 1
+    assert len(counts) == len(EDGES) - 1
 
 
 def test_late_and_nothing_small_it_says_raise_lambda(tmp_path, capsys):
@@ -196,8 +196,8 @@ def test_one_cycle_rises_to_one_and_falls_towards_zero():
 
 def test_weight_decay_can_leave_gammas_alone():
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    assert len(engine._groups(model, True)) == 1
-    rest, scales = engine._groups(model, False)
+    assert len(parameter_groups(model, True)) == 1
+    rest, scales = parameter_groups(model, False)
     assert scales["weight_decay"] == 0.0 and scales["params"][0] is model[1].weight
     assert len(rest["params"]) == 3
 

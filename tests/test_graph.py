@@ -1,5 +1,6 @@
-"""What is found, what isn't and why: in chains, in known turns, in foreign and in random networks."""
+"""What is found, what is not and why: chains, known turns, foreign and random networks."""
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -9,13 +10,15 @@ import torch
 import torch.nn.functional as F
 import torch.nn.utils.parametrizations as parametrizations
 import torchvision
-from helpers import norms, random_plan, randomise, relative_gap
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from zoo import ZOO, Head, block, chain, conv
 
+from helpers import norms, random_plan, randomise, relative_gap
 from slimming import plan, slim, trace, verify
+from slimming.planner import predict
+from utils.cost import count_macs
+from zoo import ZOO, Head, block, chain, conv
 
 X = torch.randn(2, 3, 8, 8)
 ROOT = Path(__file__).parents[1]
@@ -81,7 +84,7 @@ def test_an_addition_couples_two_norms():
     scores = {gate: torch.ones(len(ids)) for gate, ids in graph.gates.items()}
     scores["bn2"], scores["bn3"] = torch.arange(8.0) - 4, 3 - torch.arange(8.0)
     scores["bn2"][5] = -9.0  # their mean decides
-    keep = plan(graph, scores, 1 / 21)
+    keep = plan(graph, scores, 0.05)  # 1 of 21
     assert keep["bn2"].tolist() == keep["bn3"].tolist() == [0, 1, 2, 3, 4, 6, 7]
 
 
@@ -160,12 +163,12 @@ class Odd(nn.Module):
 
 class OwnConv(nn.Conv2d):
     def forward(self, x):
-        return super().forward(x).flip(1) if x.sum() > 0 else super().forward(x)
+        return super().forward(x).flip(1)
 
 
 class OwnNorm(nn.BatchNorm2d):
     def forward(self, x):
-        return super().forward(x) * torch.arange(x.shape[1])
+        return super().forward(x) * torch.ones(x.shape, device=x.device)
 
 
 def mean(self, x):
@@ -231,7 +234,7 @@ REFUSED = {
         "'squeeze' would remove the dimension of channels if one were left",
     ),
     "parameter of a fixed size": (
-        lambda: Odd(lambda s, x: mean(s, x * s.scale.weight), scale=nn.LayerNorm([8, 8])),
+        lambda: Odd(lambda s, x: mean(s, x * s.scale.weight), scale=nn.LayerNorm([8, 1, 1])),
         "'mul' combines it with a tensor of a fixed size",
     ),
     "functional convolution": (
@@ -239,8 +242,8 @@ REFUSED = {
         "the operation 'conv2d' may mix its channels",
     ),
     "weight used outside its layer": (
-        lambda: Odd(lambda s, x: mean(s, x) + s.conv.weight.sum()),
-        "'conv.weight' is also used outside its layer",
+        lambda: Odd(lambda s, x: mean(s, x) + s.fc.weight.sum()),
+        "'fc.weight' is also used outside its layer",
     ),
     "own forward": (
         lambda: Odd(lambda s, x: mean(s, s.own(x)), own=OwnConv(8, 8, 1)),
@@ -275,7 +278,7 @@ def test_what_stays_is_listed_with_its_true_reason(name):
 
 def test_what_is_tied_to_what_stays_stays():
     model = Odd(lambda s, x: x + s.bn2(s.conv2(x)), conv2=conv(8, 8), bn2=nn.BatchNorm2d(8))
-    assert trace(model, X).fixed == {n: "it is the network's output" for n in ("bn", "bn2")}
+    assert trace(model, X).fixed == dict.fromkeys(("bn", "bn2"), "it is the network's output")
     model = Odd(
         lambda s, x: mean(s, s.bn2(torch.cat([x, s.inner(x).softmax(1)], 1))),
         features=16,
@@ -315,23 +318,24 @@ def test_a_subclass_that_only_sets_options_is_a_convolution():
 
 @pytest.mark.parametrize(
     "wrap",
-    [parametrizations.weight_norm, nn.utils.weight_norm, parametrizations.spectral_norm],
+    [parametrizations.weight_norm, parametrizations.spectral_norm],
 )
-@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_computed_weights_stay(wrap):
     model = Head(lambda x: x.mean((2, 3)))
     model.body[3] = wrap(model.body[3])
-    graph = trace(model, X)
-    assert graph.gates == {}
-    assert "'body.3.weight' is computed from other tensors" in graph.fixed["body.1"]
+    graph = cuttable(model)
+    assert graph.fixed == {"body.1": "'body.3.weight' is computed from other tensors"}
+    assert predict(graph, {})[1] == count_macs(model, (3, 8, 8))
+    assert graph.selecting == ("body.4",)  # the convolution stays whole, its norm selects
 
 
 def test_tied_weights_stay():
     model = Head(lambda x: x.mean((2, 3)), 6, chain(*block(3, 6), *block(6, 6), *block(6, 6)))
     model.body[3].weight = model.body[6].weight
-    graph = trace(model, X)
-    assert graph.gates == {}
-    assert graph.fixed["body.1"] == "'body.3.weight' and 'body.6.weight' are one tensor"
+    graph = cuttable(model)
+    reason = "'body.3.weight' and 'body.6.weight' are one tensor"
+    assert graph.fixed == {"body.1": reason, "body.4": reason}
+    assert graph.selecting == ("body.7",)
 
 
 class Conditional(nn.Module):
@@ -339,8 +343,17 @@ class Conditional(nn.Module):
         return x if x.sum() > 0 else -x
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_network_that_cant_be_copied_is_one_sentence():
+    model = Head(lambda x: x.mean((2, 3)))
+    model.body[3] = nn.utils.weight_norm(model.body[3])  # the old kind, after a forward pass
+    model(X)
+    with pytest.raises(ValueError, match="Head can't be copied: Only Tensors"):
+        trace(model, X)
+
+
 def test_control_flow_on_data_is_one_sentence():
-    with pytest.raises(ValueError, match="Conditional can't be traced: .*Control flow") as caught:
+    with pytest.raises(ValueError, match=r"Conditional can't be traced: .*Control flow") as caught:
         trace(Conditional(), X)
     assert "\n" not in str(caught.value)
 
@@ -356,7 +369,7 @@ def test_wrappers_are_refused_in_one_sentence():
     model = Head(lambda x: x.mean((2, 3)))
     with pytest.raises(ValueError, match=r"DataParallel\(\.\.\.\)\.module"):
         trace(nn.DataParallel(model), X)
-    with pytest.raises(ValueError, match="_orig_mod"):
+    with pytest.raises(ValueError, match=r"compiled\._orig_mod"):
         trace(torch.compile(model), X)
 
 
@@ -417,7 +430,8 @@ def test_foreign_networks(name):
     graph = cuttable(model, torch.randn(2, 3, size, size))
     assert (len(graph.gates), len(graph.fixed)) == FOREIGN[name]
     assert set(graph.gates) | set(graph.fixed) == set(norms(model))
-    assert all("selects among" in reason for reason in graph.fixed.values())
+    why = ("selects among channels that others read too", "all of its channels are tied together")
+    assert all(reason.endswith(why) for reason in graph.fixed.values())
 
 
 # -- random networks ------------------------------------------------------------------------------
@@ -480,7 +494,7 @@ STEPS = ["conv", "norm", "relu", "add", "mul", "cat", "depthwise", "pool", "bloc
 
 
 @given(st.lists(st.sampled_from(STEPS), min_size=3, max_size=14), st.integers(0, 10_000))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_random_networks_are_cut_right(steps, seed):
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
@@ -492,14 +506,12 @@ def test_random_networks_are_cut_right(steps, seed):
     keep = random_plan(graph, 0.6, seed)
     thin = slim(model, graph, keep)
     assert verify(model, graph, keep, thin, x).holds
-    # An oracle without the graph: silence the cut channels of the original network. Exact where
-    # silence stays silent, so not with a bias behind a depthwise convolution or a sigmoid.
     again = trace(thin, x)
-    assert verify(
-        thin, again, random_plan(again, 0.5), slim(thin, again, random_plan(again, 0.5)), x
-    ).holds
-    silent = randomise(Random(steps, torch.Generator().manual_seed(seed)), seed)
-    silent.load_state_dict(model.state_dict())
+    then = random_plan(again, 0.5)
+    assert verify(thin, again, then, slim(thin, again, then), x).holds
+    # The oracle without a graph: silence the cut channels of the original network. A depthwise
+    # convolution with a bias doesn't stay silent.
+    silent = copy.deepcopy(model)
     with torch.no_grad():
         for gate, kept in keep.items():
             norm = silent.get_submodule(gate)
@@ -507,7 +519,5 @@ def test_random_networks_are_cut_right(steps, seed):
             goes[kept] = False
             norm.weight[goes] = norm.bias[goes] = 0
     if "depthwise" not in steps:
-        assert (
-            relative_gap(thin.double().eval()(x.double()), silent.double().eval()(x.double()))
-            < 1e-9
-        )
+        small, big = (m.double().eval()(x.double()) for m in (thin, silent))
+        assert relative_gap(small, big) < 1e-9

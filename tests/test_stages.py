@@ -1,4 +1,4 @@
-"""The three stages through the user's door: what they leave, when they compute again, what they refuse."""
+"""The stages through the user's door: what they leave, compute again, and refuse."""
 
 import dataclasses
 import json
@@ -115,10 +115,11 @@ def test_a_finished_stage_costs_nothing(runs, sparse, capsys):
 @pytest.mark.parametrize(
     "change",
     [
-        *("seed=1", "epochs=5", "method.strength=2.1", "method.mode=proximal", "model.width=0.125"),
-        *("data.val_size=10", "data.seed=1", "data.pad=2", "recipe.batch_size=32", "data.flip=false"),
-        *("recipe.optimizer.lr=0.2", "hardware.precision=bf16", "method.weight_decay_on_gamma=false"),
-        *("recipe=paper", "++recipe.schedule.warmup=0.3", "data.val_size=10 data.split_seed=1"),
+        *("seed=1", "epochs=5", "method.strength=2.1", "method.mode=proximal", "recipe=paper"),
+        *("data.val_size=10", "data.seed=1", "data.pad=2", "data.flip=false", "model.width=0.125"),
+        *("recipe.optimizer.lr=0.2", "recipe.batch_size=32", "++recipe.schedule.warmup=0.3"),
+        *("hardware.precision=bf16", "method.weight_decay_on_gamma=false"),
+        "data.val_size=10 data.split_seed=1",
     ],
 )
 def test_what_matters_makes_a_new_stage(runs, sparse, change):
@@ -183,7 +184,9 @@ def test_several_ratios_share_one_training(tmp_path):
         for ratio in (0.3, 0.6)
         for folder in pipeline(tiny("pipeline", tmp_path, f"ratio={ratio}", "finetune.epochs=1"))
     }
-    assert sorted(result(f)["stage"] for f in folders) == ["finetune"] * 2 + ["prune"] * 2 + ["train"]
+    assert sorted(result(f)["stage"] for f in folders) == ["finetune"] * 2 + ["prune"] * 2 + [
+        "train"
+    ]
 
 
 def test_scratch_trains_the_same_shape_from_other_weights(runs, sparse):
@@ -289,7 +292,8 @@ def test_a_checkpoint_can_name_no_data_but_ours(runs, sparse, tmp_path):
 def test_a_checkpoint_of_another_class_is_refused_by_every_stage(sparse, tmp_path):
     evil = dataclasses.replace(read(sparse), target="subprocess.run", arguments={"args": "true"})
     artifact.save(tmp_path / "evil.pt", evil)
-    for stage, *options in ((prune,), (finetune,), (finetune, "scratch=E"), (finetune, "scratch=B")):
+    ways = [(prune,), (finetune,), (finetune, "scratch=E"), (finetune, "scratch=B")]
+    for stage, *options in ways:
         with pytest.raises(ValueError, match="not among the networks that may be built"):
             stage(tiny(stage.__name__, tmp_path, f"ckpt={tmp_path / 'evil.pt'}", *options))
 

@@ -4,6 +4,9 @@ import copy
 
 import pytest
 import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
 from helpers import (
     assert_same_state,
     configured,
@@ -15,15 +18,12 @@ from helpers import (
     state,
     takes,
 )
-from torch import nn
-from torch.utils._pytree import tree_leaves
-from zoo import ZOO, PreActivation, Residual
-
 from models.vgg import VGG
 from slimming import Plan, compensate, mask, slices, slim, trace, verify
 from slimming.artifact import compose
 from slimming.selection import SELECTING, SelectingBatchNorm2d
 from slimming.surgery import resize
+from zoo import ZOO, PreActivation, Residual
 
 CONFIGURED = {f"conf/model/{name}": name for name in configured_networks()}
 GRAY = {f"{k}, one channel in": v for k, v in CONFIGURED.items() if takes(v, "in_channels")}
@@ -338,7 +338,7 @@ def test_a_plan_or_graph_of_another_network_is_refused():
             work(other, graph, keep)
         with pytest.raises(ValueError, match="plan was made for another network"):
             work(model, graph, other_keep)
-    with pytest.raises(ValueError, match="traced from another network: '.*' differs"):
+    with pytest.raises(ValueError, match=r"traced from another network: '.*' differs"):
         slim(Residual().stem, graph, keep)
     with pytest.raises(ValueError, match="another network"):
         verify(other, graph, keep, other, x)

@@ -9,7 +9,7 @@ arguments. A new data set is one more function that ends in `_build`, and one ya
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -18,23 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils import folders
+from utils import folders, sources
 from utils.augment import augment, channel_stats, normalise
 from utils.seeding import mix
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """Images uint8 (N, C, H, W) and their labels int64 (N,)."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def to(self, device: torch.device | str) -> "Split":
-        return Split(self.images.to(device), self.labels.to(device))
+from utils.sources import Split
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,10 +118,6 @@ class Options(TypedDict, total=False):
     pad_raw: bool  # False
 
 
-Source = tuple[Split, Split, tuple[str, ...]]  # train, test, class names
-DIGITS = tuple("0123456789")
-
-
 def digits(**options: Unpack[Options]) -> Data:
     """scikit-learn's handwritten digits, 8x8 grey: nothing to download. 1000 to train, 797 to test.
 
@@ -147,18 +130,22 @@ def digits(**options: Unpack[Options]) -> Data:
     images = torch.from_numpy(raw.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)
     whole = Split(images, torch.from_numpy(raw.target).long())
     train, test = _carve(whole, 797, _generator("the test set of digits"))
-    return _build("digits", train, test, DIGITS, **{"pad": 1, "flip": False} | options)
+    return _build("digits", train, test, sources.DIGITS, **{"pad": 1, "flip": False} | options)
 
 
 def cifar10(*, root: str = "data", download: bool = False, **options: Unpack[Options]) -> Data:
     """CIFAR-10, 50,000 + 10,000 images of 32x32, from root/cifar-10-batches-py or root/cifar10."""
-    source = _find("cifar10", root, "cifar-10-batches-py", _cifar, download, (3, 32, 32))
+    source = sources.find(
+        "cifar10", root, "cifar-10-batches-py", sources.cifar, download, (3, 32, 32)
+    )
     return _build("cifar10", *source, **options)
 
 
 def cifar100(*, root: str = "data", download: bool = False, **options: Unpack[Options]) -> Data:
     """CIFAR-100, 50,000 + 10,000 images of 32x32, from root/cifar-100-python or root/cifar100."""
-    source = _find("cifar100", root, "cifar-100-python", _cifar, download, (3, 32, 32))
+    source = sources.find(
+        "cifar100", root, "cifar-100-python", sources.cifar, download, (3, 32, 32)
+    )
     return _build("cifar100", *source, **options)
 
 
@@ -169,7 +156,9 @@ def svhn(*, root: str = "data", download: bool = False, **options: Unpack[Option
     folders, `extra` is joined to `train` where it exists. Defaults to pad=0, flip=False: the paper
     names no augmentation.
     """
-    source = _find("svhn", root, "train_32x32.mat", _svhn, download, (3, 32, 32), more="extra")
+    source = sources.find(
+        "svhn", root, "train_32x32.mat", sources.svhn, download, (3, 32, 32), more="extra"
+    )
     return _build("svhn", *source, **{"pad": 0, "flip": False} | options)
 
 
@@ -180,7 +169,7 @@ def mnist(*, root: str = "data", download: bool = False, **options: Unpack[Optio
     """
     # A file, because torchvision leaves the empty folder behind when a download fails.
     marker = "MNIST/raw/train-images-idx3-ubyte"
-    source = _find("mnist", root, marker, _mnist, download, (1, 28, 28))
+    source = sources.find("mnist", root, marker, sources.mnist, download, (1, 28, 28))
     return _build("mnist", *source, **{"pad": 0, "flip": False} | options)
 
 
@@ -301,84 +290,3 @@ def _carve(whole: Split, count: int, generator: torch.Generator) -> tuple[Split,
 
 def _generator(*parts: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(mix(*parts))
-
-
-def _find(
-    name: str,
-    root: str,
-    marker: str,
-    fetch: Callable[[str, str, bool], Source],
-    download: bool,
-    shape: tuple[int, int, int],
-    more: str | None = None,
-) -> Source:
-    """A standard data set: torchvision's files if root/marker is there, else class folders.
-
-    `more` names a folder that belongs to the training images where it exists. Raises
-    FileNotFoundError when neither is there and `download` is off; OSError when torchvision can't
-    read or get its files; ValueError for what is wrong inside class folders.
-    """
-    base = Path(root).expanduser()
-    files, tree = base / marker, base / name
-    if not files.exists() and tree.is_dir():
-        return _from_folders(tree, shape, more)
-    if not files.exists() and not download:
-        raise FileNotFoundError(
-            f"{name} is neither at {files.resolve()} (as torchvision stores it) nor at "
-            f"{tree.resolve()} (class folders train/<class>/<images> and test/...): "
-            "data.download=true gets it, or put class folders there; "
-            "data.root=<folder> looks elsewhere"
-        )
-    try:
-        return fetch(name, str(base), download)
-    except (OSError, RuntimeError, ValueError, AssertionError) as error:  # damaged files, too
-        reason = " ".join(str(error).split())
-        raise OSError(
-            f"{name} could not be {'downloaded' if download else 'read'} ({reason}): delete "
-            f"{files.resolve()} if it is there, then try data.download=true with a network, or put "
-            f"class folders train/<class>/<images> and test/... at {tree.resolve()}"
-        ) from error
-
-
-def _from_folders(tree: Path, shape: tuple[int, int, int], more: str | None) -> Source:
-    names = ["train", "test"] + [more] * bool(more and (tree / more).is_dir())
-    read = [tree / name for name in names]
-    parts, classes = folders.read(read, channels=shape[0], shape=shape[1:])
-    train, test, *extra = (Split(*part) for part in parts)
-    return _join(train, *extra), test, classes
-
-
-def _cifar(name: str, root: str, download: bool) -> Source:
-    from torchvision import datasets  # Takes seconds to import, and class folders need none of it.
-
-    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
-    parts = [kind(root, train=train, download=download) for train in (True, False)]
-    train, test = (_split(torch.from_numpy(p.data).permute(0, 3, 1, 2), p.targets) for p in parts)
-    return train, test, tuple(parts[0].classes)
-
-
-def _svhn(name: str, root: str, download: bool) -> Source:
-    from torchvision.datasets import SVHN
-
-    parts = [SVHN(root, split, download=download) for split in ("train", "extra", "test")]
-    train, extra, test = (_split(torch.from_numpy(p.data), p.labels) for p in parts)
-    return _join(train, extra), test, DIGITS
-
-
-def _mnist(name: str, root: str, download: bool) -> Source:
-    from torchvision.datasets import MNIST
-
-    parts = [MNIST(root, train=train, download=download) for train in (True, False)]
-    train, test = (_split(p.data.unsqueeze(1), p.targets) for p in parts)
-    return train, test, DIGITS
-
-
-def _join(first: Split, *more: Split) -> Split:
-    if not more:
-        return first  # torch.cat would copy it
-    splits = (first, *more)
-    return Split(torch.cat([s.images for s in splits]), torch.cat([s.labels for s in splits]))
-
-
-def _split(images: Tensor, labels) -> Split:
-    return Split(images.contiguous(), torch.as_tensor(labels, dtype=torch.int64))

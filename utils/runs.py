@@ -77,7 +77,7 @@ def digest(identity: Mapping[str, Any]) -> str:
 
 
 class Run:
-    """One stage's folder: `config.yaml`, `metrics.jsonl`, `resume.pt`, `model.pt`, `result.json`."""
+    """One stage's folder: config.yaml, metrics.jsonl, resume.pt, model.pt, result.json."""
 
     def __init__(
         self,

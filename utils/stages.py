@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from engine import Recipe, evaluate
+from engine import evaluate
 from slimming import artifact
 from slimming.artifact import Checkpoint
 from slimming.sparsity import gammas
@@ -21,6 +21,7 @@ from utils import data as datasets
 from utils.cost import count
 from utils.data import Data
 from utils.hardware import Hardware
+from utils.recipe import Recipe
 from utils.runs import Run, newest, read_result
 from utils.tracking import NoLogger, WandB
 
@@ -159,7 +160,7 @@ def find_parent(cfg: DictConfig, fits: Callable[[dict], bool], advice: str) -> P
         if not path.exists():
             raise FileNotFoundError(f"there is no checkpoint at ckpt={cfg.ckpt}")
         return path
-    nothing = f"there is no finished run to start from in {cfg.runs_dir}/: {advice}, or say ckpt=..."
+    nothing = f"no finished run to start from in {cfg.runs_dir}/: {advice}, or say ckpt=..."
     folder = newest(cfg.runs_dir, fits, nothing)
     print(f"ckpt={folder} (the newest that fits)")
     return folder
@@ -228,8 +229,7 @@ class Parent:
             outputs = model(next(data.eval_batches(data.test, 2))[0]).shape[-1]
         if outputs != data.num_classes:
             raise ValueError(
-                f"the network tells {outputs} classes apart, but {data.name} has "
-                f"{data.num_classes}"
+                f"the network tells {outputs} classes apart, but {data.name} has {data.num_classes}"
             )
         return model
 

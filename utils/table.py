@@ -143,7 +143,7 @@ def tuning(run: Run) -> str:
 def frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """The rows as they are, typed: a missing integer stays missing and turns no other to float."""
     data = pd.DataFrame(list(rows))
-    return data.astype({name: "Int64" for name in INTEGERS})
+    return data.astype(dict.fromkeys(INTEGERS, "Int64"))
 
 
 def humane(data: pd.DataFrame) -> pd.DataFrame:

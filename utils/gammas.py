@@ -1,0 +1,76 @@
+"""What the penalty can do to the gammas of a run, and what it did."""
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from slimming.methods.base import Plain
+from slimming.sparsity import gammas, reach
+from utils.recipe import Recipe, lr_and_momentum
+
+EDGES = [0.0, *(10 ** (k / 2) for k in range(-12, 3)), math.inf]  # of the |gamma| histograms
+
+
+def choose_strength(recipe: Recipe, mode: str, steps: int, far: float) -> float:
+    """The lambda with which the penalty can move a gamma by `far`, to two digits.
+
+    The same lambda means little in a short run and collapse in a long one; the same reach means
+    about the same. The paper's VGG has a reach of 6.6.
+
+    Raises:
+        ValueError: the optimiser rescales gradients, so that nothing can be said.
+    """
+    lr, momentum = lr_and_momentum(recipe)
+    if momentum is None and mode in ("subgradient", "loss"):
+        raise ValueError(
+            "what lambda does to a gamma depends on the optimiser's rescaling here: set "
+            "method.strength, or use method.mode=proximal"
+        )
+    per_unit = reach(1.0, lr * recipe.factors(steps), mode, momentum or 0.0)
+    return float(f"{far / per_unit:.1e}")
+
+
+def announce_reach(recipe: Recipe, method: Plain, model: nn.Module, steps: int) -> None:
+    """Say how far the penalty can move a gamma in this run, against where it starts."""
+    if not method.strength:
+        return
+    mode = getattr(method, "mode", "subgradient")
+    lr, momentum = lr_and_momentum(recipe)
+    if momentum is None and mode in ("subgradient", "loss"):
+        print(f"lambda {method.strength:g} passes through the optimiser's rescaling")
+        return
+    far = reach(method.strength, lr * recipe.factors(steps), mode, momentum or 0.0)
+    start = torch.cat([gamma.detach().abs().flatten() for gamma in gammas(model).values()]).mean()
+    print(f"lambda {method.strength:g} can move a gamma by {far:.2g}; they start at {start:.2g}")
+    if far < start:
+        print("warning: too little to bring one to zero; raise method.strength or epochs")
+
+
+def describe_gammas(model: nn.Module, strength: float) -> dict[str, Any]:
+    """The penalty, how many gammas are small, and counts of |gamma| per layer between EDGES."""
+    scales = {name: gamma.detach().abs().float().cpu() for name, gamma in gammas(model).items()}
+    if not scales:
+        return {}
+    everything = torch.cat(list(scales.values()))
+    edges = torch.tensor(EDGES[1:-1])
+    return {
+        "penalty": strength * everything.double().sum().item(),
+        "gamma_below_1e-3": (everything < 1e-3).double().mean().item(),
+        "gamma_below_1e-2": (everything < 1e-2).double().mean().item(),
+        "gamma_histogram": {
+            name: torch.bincount(torch.bucketize(scale, edges), minlength=len(EDGES) - 1).tolist()
+            for name, scale in scales.items()
+        },
+    }
+
+
+def advise(row: dict[str, Any], epochs: int, method: Plain) -> None:
+    """Once, late in training, when the penalty has shrunk nothing."""
+    late = row["epoch"] == math.ceil(0.8 * epochs)
+    if method.strength and late and row.get("gamma_below_1e-2", 1.0) < 0.01:
+        print(
+            f"warning: after {row['epoch']} of {epochs} epochs less than 1 % of the gammas are "
+            f"below 0.01, so a cut will hurt: raise method.strength (now {method.strength:g})"
+        )
