@@ -50,11 +50,13 @@ def page(data, runs: list[dict], pictures: dict[str, list[str]]) -> str:
         data: DataFrame of `table.frame`.
         pictures: file name -> what didn't fit into that picture.
     """
+    from utils.summary import by_ratio
     from utils.table import humane, markdown, over_seeds
 
     lines = ["# Report", ""]
     for recipe, part in data.groupby("recipe", sort=False, dropna=False):
-        lines += [f"## Recipe: {recipe}", "", markdown(humane(part)), ""]
+        lines += [f"## Recipe: {recipe}", "", "Test accuracy in %, step by step:", ""]
+        lines += [markdown(by_ratio(part)), "", "Every network:", "", markdown(humane(part)), ""]
         if len(seeds := over_seeds(part)) < len(part):
             lines += ["Mean and standard deviation over seeds:", "", markdown(seeds), ""]
     lines += [

@@ -13,6 +13,7 @@ from report import page, report
 from train import train
 from utils import plots, table
 from utils.results import find_runs
+from utils.summary import by_ratio
 
 SWEEP = ("epochs=1", "finetune.epochs=1", "compensate=bias")
 
@@ -154,6 +155,26 @@ def test_a_mean_is_over_seeds_and_nothing_else():
     assert len(table.over_seeds(table.frame(table.rows([*runs, longer])))) == 2
     other_mode = made_up("t3", "train", seed=0)
     assert len(table.over_seeds(table.frame(table.rows([*runs, other_mode])))) == 3
+
+
+def test_the_summary_has_a_line_per_ratio_and_a_column_per_step(runs):
+    lines = by_ratio(table.frame(table.rows(find_runs(runs)))).set_index(["λ", "ratio"])
+    assert list(lines.index) == [("0", "-"), ("2", "-"), ("2", "0.3"), ("2", "0.6")]
+    said = json.loads(next(runs.glob("*r0.3-bias-rc2048-s0-*/result.json")).read_text())
+    line = lines.loc[("2", "0.3")]
+    for column, variant in {
+        "cut": "cut",
+        "cut + bias": "compensated",
+        "cut + bias + recalibrated": "recalibrated",
+    }.items():
+        assert line[column] == f"{100 * said['variants'][variant]['test']:.2f}"
+    assert line["trained"] == "-" and line["fine-tuned"] != "-"
+    assert "(n = 2)" in lines.loc[("0", "-"), "trained"]
+
+
+def test_a_seed_with_two_values_shows_both():
+    two = [made_up("f", "train"), made_up("g", "train", accuracy={"test": 0.5, "val": None})]
+    assert by_ratio(table.frame(table.rows(two)))["trained"].item() == "33.33 / 50.00"
 
 
 def test_a_run_without_its_parent_still_has_a_row():
