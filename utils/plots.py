@@ -37,7 +37,7 @@ def gammas(chains: Sequence[list[dict[str, Any]]], path: Path) -> list[str]:
     -> the names of the chains left out: more than six, or without gammas. Chains with a cut
     come first.
     """
-    able = [chain for chain in chains if any(_values(run).size for run in chain)]
+    able = _distinct([chain for chain in chains if any(_values(run).size for run in chain)])
     shown = sorted(able, key=lambda chain: not any(run["stage"] == "prune" for run in chain))
     shown = [chain for chain in able if chain in shown[:PANELS]]
     if not shown:
@@ -56,7 +56,7 @@ def gammas(chains: Sequence[list[dict[str, Any]]], path: Path) -> list[str]:
         _label(figure, r"$|\gamma|$ of a channel (BatchNorm scale, no unit)", "channels")
         _legend(figure, panels)
         figure.savefig(path)
-    return [chain[-1]["run"] for chain in chains if chain not in shown]
+    return [chain[-1]["run"] for chain in able if chain not in shown]
 
 
 def _gamma_panel(axes: Axes, chain: list[dict[str, Any]], edges: np.ndarray) -> None:
@@ -98,6 +98,8 @@ def widths(chains: Sequence[list[dict[str, Any]]], path: Path) -> list[str]:
         if run["stage"] == "prune"
     }
     able = [name for name, chain in cuts.items() if chain[-1].get("widths")]
+    pictures = {_title(cuts[name]): name for name in reversed(able)}  # the first of each
+    able = [name for name in able if name in pictures.values()]
     shown = able[:PANELS]
     if not shown:
         path.unlink(missing_ok=True)
@@ -109,7 +111,16 @@ def widths(chains: Sequence[list[dict[str, Any]]], path: Path) -> list[str]:
         _label(figure, "layer (BatchNorms, from input to output)", "channels")
         _legend(figure, panels)
         figure.savefig(path)
-    return [name for name in cuts if name not in shown]
+    return [name for name in able if name not in shown]
+
+
+def _distinct(chains: list[list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
+    """The longest chain of each title: cuts that differ in what was done after look alike."""
+    longest: dict[str, list[dict[str, Any]]] = {}
+    for chain in chains:
+        if len(chain) > len(longest.get(_title(chain), [])):
+            longest[_title(chain)] = chain
+    return list(longest.values())
 
 
 def _width_panel(axes: Axes, chain: list[dict[str, Any]]) -> None:

@@ -30,6 +30,8 @@ def by_ratio(data: pd.DataFrame) -> pd.DataFrame:
             "params": si(float(group["params"].mean())),
             "MACs": si(float(group["macs"].mean())),
         }
+        if data["latency_64_ms"].notna().any():
+            line["ms / 64"] = f"{group['latency_64_ms'].mean():.3g}"
         cells = {what: _cell(rows) for what, rows in group.groupby("what", sort=False)}
         lines.append({**line, **cells})
     return pd.DataFrame(lines).fillna("-")
