@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from door import config, shell, tiny
+from door import ROOT, config, shell, tiny
+from evaluate import evaluate_checkpoint
 from pipeline import pipeline
 from report import page, report
 from train import train
@@ -191,6 +192,19 @@ def test_pictures_say_what_they_leave_out_and_draw_nothing_of_nothing(tmp_path):
     assert plots.gammas([*trainings, cut], tmp_path / "gammas.png") == ["t5", "t6", "t7"]
     assert plots.widths([cut], tmp_path / "widths.png") == []
     assert (tmp_path / "widths.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10_vgg11_fast"])
+def test_the_readmes_tables_are_those_of_the_committed_results(name):
+    rows = table.frame(table.rows(find_runs(ROOT / "results" / name)))
+    assert table.markdown(by_ratio(rows)) in (ROOT / "README.md").read_text()
+
+
+def test_the_networks_in_the_fresh_clone_open():
+    said = evaluate_checkpoint(
+        config("evaluate", f"ckpt={ROOT / 'results/digits_thin.safetensors'}")
+    )
+    assert said["params"] == 41_916 and said["accuracy"]["test"] > 0.97
 
 
 def test_with_nothing_finished_it_says_what_to_run(tmp_path):
