@@ -21,6 +21,7 @@ from slimming.artifact import read
 from slimming.methods.base import Plain
 from train import train
 from utils.gammas import EDGES, choose_strength, describe_gammas
+from utils.hardware import choose
 from utils.recipe import Recipe, parameter_groups
 from utils.schedules import one_cycle, steps
 
@@ -209,3 +210,29 @@ def test_a_method_without_a_penalty_leaves_gradients_alone():
     before = model[1].weight.grad.clone()
     Plain().after_backward(model)
     assert torch.equal(model[1].weight.grad, before) and logits.shape == (4, 2)
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(None, True), (False, False), (True, True)])
+def test_the_layout_is_a_rule_that_can_be_overruled(asked, expected):
+    """By rule, not by timing: a timed choice could make the second run differ from the first."""
+    images = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    hardware = choose(device="cpu", precision="fp32", channels_last=asked)
+    placed = hardware.place(images)[0].weight
+    assert placed.is_contiguous(memory_format=torch.channels_last) == expected
+    assert not choose(device="cpu").lays_channels_last(nn.Linear(2, 2))
+
+
+def test_bf16_only_where_the_processor_has_it(monkeypatch, tmp_path):
+    import utils.hardware
+
+    info = tmp_path / "cpuinfo"
+    monkeypatch.setattr(utils.hardware, "Path", lambda _: info)
+    for flags, precision in [("fpu sse avx2", "fp32"), ("fpu avx512_bf16", "bf16")]:
+        info.write_text(f"flags : {flags}\n")
+        assert choose(device="cpu").precision == precision
+    info.unlink()
+    assert choose(device="cpu").precision == "fp32"
+    with pytest.raises(ValueError, match="auto, fp32 or bf16"):
+        choose(device="cpu", precision="fp8")
+    with pytest.raises(ValueError, match="try device=cpu"):
+        choose(device="quantum")

@@ -46,7 +46,7 @@ def choose(
     Args:
         device: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
         precision: auto (bf16 where the processor computes it natively), fp32, bf16.
-        channels_last: memory layout of images; None decides by the network's widths.
+        channels_last: memory layout of images; None: wherever there are 2d convolutions.
         compile: use torch.compile (each new width compiles again: rarely pays for short runs).
         threads: CPU threads; None leaves torch's choice.
 
@@ -83,10 +83,8 @@ def has_native_bf16(device: torch.device) -> bool:
 
 
 def prefers_channels_last(model: nn.Module) -> bool:
-    """Wide convolutions gain from channels_last, narrow ones lose.
+    """Networks of 2d convolutions gain from channels_last: measured, see docs/decisions.md.
 
-    Decided by the widths, not by timing, so that a run repeats bit for bit.
+    Decided by what the network is, not by timing, so that a run repeats bit for bit.
     """
-    convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
-    wide = [m for m in convs if min(m.in_channels, m.out_channels) >= 64]
-    return len(wide) * 2 >= len(convs) > 0
+    return any(isinstance(module, nn.Conv2d) for module in model.modules())
