@@ -174,6 +174,8 @@ def test_a_lambda_left_open_reaches_what_the_recipe_says():
     # 10 epochs of 100 steps at 0.1: sum(lr) = 100, and momentum makes it tenfold.
     assert choose_strength(recipe, "subgradient", 100, 2.0) == pytest.approx(2.0 / 1000)
     assert choose_strength(recipe, "proximal", 100, 2.0) == pytest.approx(2.0 / 100)
+    short = Recipe(1, 64, partial(optim.SGD, lr=0.1, momentum=0.9), lambda progress: 1.0)
+    assert choose_strength(short, "subgradient", 3, 2.0) == 0.02, "0.67 would drown the loss"
     adam = Recipe(10, 64, partial(optim.AdamW, lr=0.1), lambda progress: 1.0)
     with pytest.raises(ValueError, match="set method.strength"):
         choose_strength(adam, "subgradient", 100, 2.0)

@@ -11,10 +11,11 @@ from slimming.sparsity import gammas, reach
 from utils.recipe import Recipe, lr_and_momentum
 
 EDGES = [0.0, *(10 ** (k / 2) for k in range(-12, 3)), math.inf]  # of the |gamma| histograms
+STRONGEST = 0.02  # of the lambdas we choose: beyond it, the penalty drowns the loss
 
 
 def choose_strength(recipe: Recipe, mode: str, steps: int, far: float) -> float:
-    """The lambda with which the penalty can move a gamma by `far`, to two digits.
+    """The lambda with which the penalty can move a gamma by `far`, to two digits, at most 0.02.
 
     The same lambda means little in a short run and collapse in a long one; the same reach means
     about the same. The paper's VGG has a reach of 6.6.
@@ -29,7 +30,7 @@ def choose_strength(recipe: Recipe, mode: str, steps: int, far: float) -> float:
             "method.strength, or use method.mode=proximal"
         )
     per_unit = reach(1.0, lr * recipe.factors(steps), mode, momentum or 0.0)
-    return float(f"{far / per_unit:.1e}")
+    return min(float(f"{far / per_unit:.1e}"), STRONGEST)
 
 
 def announce_reach(recipe: Recipe, method: Plain, model: nn.Module, steps: int) -> None:
