@@ -8,11 +8,12 @@ proof = verify(model, graph, keep, thin, x) # thin computes what the masked netw
 """
 
 from slimming.artifact import load, save
+from slimming.certificate import Certificate, verify
 from slimming.compensate import compensate, recalibrate
 from slimming.graph import ChannelGraph, trace
 from slimming.methods.slimming import Slimming
 from slimming.planner import Plan, plan, safe_ratio
-from slimming.surgery import Certificate, mask, slices, slim, verify
+from slimming.surgery import mask, slices, slim
 
 __all__ = [
     "Certificate",

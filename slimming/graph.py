@@ -2,7 +2,7 @@
 
 A *gate* is a BatchNorm whose gammas score a set of channels (paper, section 3). Everything that has
 to go together with a channel - the filter that makes it, its entries in the norm, the weights that
-read it - is found by pushing channel numbers through the traced network (`walk.py`).
+read it - is found by pushing channel numbers through the traced network (`walk.py`, `gates.py`).
 """
 
 import copy
@@ -16,9 +16,9 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
+from slimming.gates import find_gates, fix_tensors_used_elsewhere, join_private_norms
 from slimming.labels import NONE, Labels
 from slimming.layers import SCORED
-from slimming.selection import SELECTING, selects
 from slimming.walk import Walk
 
 BATCH = 2  # images in the traced example: BatchNorm in training mode refuses one
@@ -122,13 +122,13 @@ def _assemble(model: nn.Module, labels: Labels, walks: list[Walk]) -> ChannelGra
         for norm, channels in walk.norm_inputs.items():
             norm_inputs.setdefault(norm, []).extend(channels)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    _fix_tensors_used_elsewhere(model, labels, set().union(*(walk.outside for walk in walks)))
+    fix_tensors_used_elsewhere(model, labels, set().union(*(walk.outside for walk in walks)))
     readers = [pair for walk in walks for pair in walk.readers]
-    selecting = _join_private_norms(model, labels, norm_inputs, readers)
+    selecting = join_private_norms(model, labels, norm_inputs, readers)
 
     classes = labels.classes()
     reasons = labels.fixed_reasons(classes)
-    gates, fixed = _gates(model, labels, classes, reasons, norm_inputs)
+    gates, fixed = find_gates(model, labels, classes, reasons, norm_inputs)
     roots = torch.cat([*gates.values(), torch.tensor([], dtype=torch.long)])
     number = {root: i for i, root in enumerate(dict.fromkeys(roots.tolist()))}
     lookup = torch.full((len(classes) + 1,), NONE)
@@ -157,94 +157,6 @@ def _other_macs(model: nn.Module, uses: dict[str, int], stored: Collection[str])
     return sum(layers[name].weight.numel() * number for name, number in computed.items())
 
 
-def _fix_tensors_used_elsewhere(model: nn.Module, labels: Labels, outside: set[str]) -> None:
-    """A tensor that is no layer's own can't be cut with that layer alone."""
-    users: dict[int, dict[int, str]] = {}  # parameter -> its layers
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        layer = model.get_submodule(name.rpartition(".")[0])
-        users.setdefault(id(parameter), {}).setdefault(id(layer), name)
-    tied = {name: list(of.values()) for of in users.values() for name in of.values() if len(of) > 1}
-    stored, norms = model.state_dict(), {name for name, m in model.named_modules() if _is_norm(m)}
-    for (name, _), numbers in labels.dims.items():
-        if name in tied:
-            labels.fix(numbers, f"{' and '.join(map(repr, tied[name]))} are one tensor")
-        elif name in outside:
-            labels.fix(numbers, f"'{name}' is also used outside its layer")
-        elif name not in stored and name not in norms:
-            labels.fix(numbers, f"'{name}' is computed from other tensors")
-
-
-def _join_private_norms(
-    model: nn.Module, labels: Labels, norm_inputs: dict[str, list[Tensor]], readers: list
-) -> set[str]:
-    """Unite each BatchNorm with what it reads, where nobody else reads it; return the others."""
-    classes = labels.classes()
-    fixed = set(labels.fixed_reasons(classes))
-    read_by: dict[int, set[str]] = {}
-    for channels, reader in readers:
-        for root in classes[channels[channels != NONE]].unique().tolist():
-            read_by.setdefault(root, set()).add(reader)
-    selecting = set()
-    for norm, inputs in norm_inputs.items():
-        own = labels.dims[norm, 0]
-        module = model.get_submodule(norm)
-        can_select = module.affine and type(module) in SELECTING
-        private = all(
-            NONE not in channels
-            and all(
-                read_by[root] == {norm} and root not in fixed
-                for root in classes[channels].unique().tolist()
-            )
-            for channels in inputs
-        )
-        if selects(module) or (not private and can_select):
-            selecting.add(norm)
-            for channels in inputs:
-                labels.fix(channels, f"'{norm}' selects among channels that others read too")
-            continue
-        for channels in inputs:
-            labels.unite(own, channels, f"BatchNorm '{norm}' reads values of a fixed size")
-    return selecting
-
-
-def _gates(
-    model: nn.Module, labels: Labels, classes: Tensor, reasons: dict[int, str], norms: dict
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """{BatchNorm: class of each gamma} for those that can be cut, and {BatchNorm: reason}.
-
-    A BatchNorm is cut as a whole or not at all; so what is tied to one that stays, stays.
-    """
-    own = {
-        norm: classes[labels.dims[norm, 0]]
-        for norm in sorted(norms, key=[n for n, _ in model.named_modules()].index)
-    }
-    called = dict.fromkeys(own, "it has no gamma to score by")
-    fixed = {
-        name: called.get(name, "forward never calls it")
-        for name, module in model.named_modules()
-        if _is_norm(module) and (name not in own or not module.affine)
-    }
-    for ids in own.values():
-        if len(ids) > 1 and len(ids.unique()) == 1:
-            reasons.setdefault(int(ids[0]), "all of its channels are tied together")
-    while True:
-        new = {
-            norm: next(reasons[root] for root in ids.tolist() if root in reasons)
-            for norm, ids in own.items()
-            if norm not in fixed and any(root in reasons for root in ids.tolist())
-        }
-        if not new:
-            return {n: ids for n, ids in own.items() if n not in fixed}, fixed
-        fixed |= new
-        for norm in new:
-            for root in own[norm].tolist():
-                reasons.setdefault(root, f"it is tied to '{norm}': {new[norm]}")
-
-
-def _is_norm(module: nn.Module) -> bool:
-    return isinstance(module, _BatchNorm)
-
-
 def _refuse_wrapper(model: nn.Module) -> None:
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         raise ValueError(f"give the network inside: {type(model).__name__}(...).module")
@@ -259,7 +171,7 @@ def _meta_copy(model: nn.Module, training: bool) -> nn.Module:
     except Exception as error:
         raise ValueError(f"{type(model).__name__} can't be copied: {_first_line(error)}") from error
     for module in twin.modules():
-        if _is_norm(module):
+        if isinstance(module, _BatchNorm):
             module.eval()  # SyncBatchNorm would wait for other processes
     return twin
 

@@ -40,6 +40,8 @@ class Labels:
 
         Where one of them is no channel, it has a size that can't follow: the other one stays.
         """
+        for dim in set(range(a.dim())) - {*varying_dims(a), *varying_dims(b)}:
+            a, b = _first(a, dim), _first(b, dim)  # a map of 32x32 says everything 1024 times
         lonely = (a == NONE) != (b == NONE)
         self.fix(torch.where(lonely, torch.maximum(a, b), NONE), reason)
         both = (a != NONE) & (b != NONE) & (a != b)
@@ -79,7 +81,9 @@ def varying_dims(labels: Tensor) -> list[int]:
     return [
         dim
         for dim in range(labels.dim())
-        if labels.shape[dim] > 1 and not torch.equal(labels, _first(labels, dim).expand_as(labels))
+        if labels.shape[dim] > 1
+        and labels.stride(dim) != 0  # 0: one entry seen many times, as `spread` makes them
+        and not torch.equal(labels, _first(labels, dim).expand_as(labels))
     ]
 
 

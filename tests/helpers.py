@@ -1,7 +1,6 @@
 """Random networks' states, random plans, and the networks that several tests look at."""
 
 import copy
-import inspect
 from pathlib import Path
 
 import torch
@@ -14,6 +13,13 @@ from slimming.artifact import build
 
 CONF = Path(__file__).parents[1] / "conf" / "model"
 FROM_DATA = {"num_classes": 7, "in_channels": 3, "input_shape": [3, 16, 16]}
+SMALLER = {
+    "DenseNet": {"depth": 10, "width": 0.5},
+    "MobileNetV1": {"width": 0.25},
+    "MobileNetV2": {"width": 0.25},
+    "PreResNet": {"depth": 20, "width": 0.25},
+    "ResNet": {"depth": 8, "width": 0.5},
+}
 
 
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -67,17 +73,18 @@ def toy_graph(*sizes: int) -> ChannelGraph:
 
 
 def configured_networks() -> dict[str, tuple[str, dict]]:
-    """{yaml name: (class, arguments)} for every network in conf/model, made narrow."""
-    found = {}
+    """{yaml name: (class, arguments)} of conf/model, made small; what then is equal, once."""
+    found: dict[str, tuple[str, dict]] = {}
     for path in sorted(CONF.glob("*.yaml")):
         arguments = _read(path)
-        target = arguments.pop("_target_", None)
-        if target is None or not str(target).startswith("models."):
+        target = str(arguments.pop("_target_", ""))
+        if not target.startswith("models."):
             continue
-        if "width" in arguments:
-            arguments["width"] = 0.11  # odd widths: 7, 14, 28, 56
+        smaller = SMALLER.get(target.rpartition(".")[2], {"width": 0.11})  # odd: 7, 14, 28, 56
+        arguments |= {k: v for k, v in smaller.items() if k in arguments}
         arguments |= {k: v for k, v in FROM_DATA.items() if k in arguments and arguments[k] is None}
-        found[path.stem] = (target, arguments)
+        if (target, arguments) not in found.values():
+            found[path.stem] = (target, arguments)
     return found
 
 
@@ -89,10 +96,7 @@ def configured(name: str, **arguments) -> nn.Module:
 
 def takes(name: str, argument: str) -> bool:
     """Whether the configured network has this argument."""
-    module, _, kind = configured_networks()[name][0].rpartition(".")
-    return (
-        argument in inspect.signature(getattr(__import__(module, fromlist=[kind]), kind)).parameters
-    )
+    return argument in configured_networks()[name][1]
 
 
 def _read(path: Path) -> dict:

@@ -1,4 +1,4 @@
-"""The package by itself: what it needs, and the ten lines that a training loop of your own needs."""
+"""The package by itself: what it needs, and the ten lines of a user who has a training loop."""
 
 import re
 import subprocess

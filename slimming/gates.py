@@ -1,0 +1,94 @@
+"""From channel numbers to gates: what belongs together, what selects, and what has to stay."""
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from slimming.labels import NONE, Labels
+from slimming.selection import SELECTING, selects
+
+
+def fix_tensors_used_elsewhere(model: nn.Module, labels: Labels, outside: set[str]) -> None:
+    """A tensor that is no layer's own can't be cut with that layer alone."""
+    users: dict[int, dict[int, str]] = {}  # parameter -> its layers
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        layer = model.get_submodule(name.rpartition(".")[0])
+        users.setdefault(id(parameter), {}).setdefault(id(layer), name)
+    tied = {name: list(of.values()) for of in users.values() for name in of.values() if len(of) > 1}
+    stored, norms = (
+        model.state_dict(),
+        {name for name, m in model.named_modules() if isinstance(m, _BatchNorm)},
+    )
+    for (name, _), numbers in labels.dims.items():
+        if name in tied:
+            labels.fix(numbers, f"{' and '.join(map(repr, tied[name]))} are one tensor")
+        elif name in outside:
+            labels.fix(numbers, f"'{name}' is also used outside its layer")
+        elif name not in stored and name not in norms:
+            labels.fix(numbers, f"'{name}' is computed from other tensors")
+
+
+def join_private_norms(
+    model: nn.Module, labels: Labels, norm_inputs: dict[str, list[Tensor]], readers: list
+) -> set[str]:
+    """Unite each BatchNorm with what it reads, where nobody else reads it; return the others."""
+    classes = labels.classes()
+    fixed = set(labels.fixed_reasons(classes))
+    read_by: dict[int, set[str]] = {}
+    for channels, reader in readers:
+        for root in classes[channels[channels != NONE]].unique().tolist():
+            read_by.setdefault(root, set()).add(reader)
+    selecting = set()
+    for norm, inputs in norm_inputs.items():
+        own = labels.dims[norm, 0]
+        module = model.get_submodule(norm)
+        can_select = module.affine and type(module) in SELECTING
+        private = all(
+            NONE not in channels
+            and all(
+                read_by[root] == {norm} and root not in fixed
+                for root in classes[channels].unique().tolist()
+            )
+            for channels in inputs
+        )
+        if selects(module) or (not private and can_select):
+            selecting.add(norm)
+            for channels in inputs:
+                labels.fix(channels, f"'{norm}' selects among channels that others read too")
+            continue
+        for channels in inputs:
+            labels.unite(own, channels, f"BatchNorm '{norm}' reads values of a fixed size")
+    return selecting
+
+
+def find_gates(
+    model: nn.Module, labels: Labels, classes: Tensor, reasons: dict[int, str], norms: dict
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """{BatchNorm: class of each gamma} for those that can be cut, and {BatchNorm: reason}.
+
+    A BatchNorm is cut as a whole or not at all; so what is tied to one that stays, stays.
+    """
+    own = {
+        norm: classes[labels.dims[norm, 0]]
+        for norm in sorted(norms, key=[n for n, _ in model.named_modules()].index)
+    }
+    called = dict.fromkeys(own, "it has no gamma to score by")
+    fixed = {
+        name: called.get(name, "forward never calls it")
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and (name not in own or not module.affine)
+    }
+    for ids in own.values():
+        if len(ids) > 1 and len(ids.unique()) == 1:
+            reasons.setdefault(int(ids[0]), "all of its channels are tied together")
+    while True:
+        new = {
+            norm: next(reasons[root] for root in ids.tolist() if root in reasons)
+            for norm, ids in own.items()
+            if norm not in fixed and any(root in reasons for root in ids.tolist())
+        }
+        if not new:
+            return {n: ids for n, ids in own.items() if n not in fixed}, fixed
+        fixed |= new
+        for norm in new:
+            for root in own[norm].tolist():
+                reasons.setdefault(root, f"it is tied to '{norm}': {new[norm]}")
