@@ -23,6 +23,10 @@ from utils.seeding import mix
 from utils.tracking import NoLogger, WandB
 
 EXPLODED = 1e3  # a cross-entropy beyond this never comes back
+DIVERGED = (
+    "training has diverged. Lower recipe.optimizer.lr or method.strength, or use "
+    "hardware.precision=fp32"
+)
 CHECK_EVERY = 50  # steps between looks at the loss: each look waits for the GPU
 
 
@@ -80,18 +84,18 @@ def fit(
                 progress.step(len(labels))
                 if stop:
                     run.save_resume(state.dump(model, optimizer))
-                    raise Interrupted(
-                        f"stopped in epoch {state.epoch + 1} of {recipe.epochs}; everything is "
-                        f"saved: the same command goes on from here"
-                    )
+                    raise _interrupted(state, recipe)
             model, optimizer = method.after_epoch(model, optimizer)
             row = state.end_epoch(model, data, method, hardware, optimizer.param_groups[0]["lr"])
+            _check_weights(model, state)
             run.save_resume(state.dump(model, optimizer))
             run.write_rows(state.rows)
             logger.log(row, gammas(model))
             shares = {k.split("/")[0]: row[k] for k in row if k.endswith("/accuracy")}
             progress.epoch(state.epoch, row["train/loss"], shares)
             advise(row, recipe.epochs, method)
+            if stop:  # it came between two steps, while the epoch was being closed
+                raise _interrupted(state, recipe)
     return model
 
 
@@ -193,11 +197,21 @@ def _check(state: _Progress, last: bool) -> None:
         return
     mean = float(state.loss) / state.images
     if not math.isfinite(mean) or mean > EXPLODED:
-        raise ValueError(
-            f"the loss is {mean:g} in epoch {state.epoch + 1}, step {state.step}: training "
-            f"has diverged. Lower recipe.optimizer.lr or method.strength, or use "
-            f"hardware.precision=fp32"
-        )
+        raise ValueError(f"the loss is {mean:g} in epoch {state.epoch + 1}: {DIVERGED}")
+
+
+def _check_weights(model: nn.Module, state: _Progress) -> None:
+    """The last step's weights have seen no loss yet: never save them broken."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f"'{name}' is not finite after epoch {state.epoch}: {DIVERGED}")
+
+
+def _interrupted(state: _Progress, recipe: Recipe) -> Interrupted:
+    return Interrupted(
+        f"stopped after {state.epoch} of {recipe.epochs} epochs and {state.step} steps; everything "
+        f"is saved: the same command goes on from here"
+    )
 
 
 @contextmanager

@@ -27,16 +27,22 @@ def export(cfg) -> Path:
         name: tensor.half() if cfg.half and tensor.is_floating_point() else tensor
         for name, tensor in checkpoint.weights.items()
     }
-    artifact.save(to, replace(checkpoint, weights=weights))
+    trial = to.with_name(f".trial-{to.name}")  # what was there before stays until this is checked
+    artifact.save(trial, replace(checkpoint, weights=weights))
     source = artifact.restore(checkpoint, tuple(cfg.allow))
-    written = artifact.load(to, tuple(cfg.allow))
+    written = artifact.load(trial, tuple(cfg.allow))
     images = torch.randn(16, *checkpoint.input_shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected, got = source(images), written(images)
     difference = ((expected - got).abs().max() / expected.abs().max()).item()
-    print(f"{to}: {to.stat().st_size:,} bytes; its outputs differ by {difference:.1e} (relative)")
     if not difference <= (1e-2 if cfg.half else 0.0):
-        raise RuntimeError(f"{to} does not compute what {path} computes: don't use it")
+        trial.unlink()
+        raise RuntimeError(
+            f"{to} was not written: its outputs would differ by {difference:.1e} (relative)"
+            + ("; try half=false" if cfg.half else "")
+        )
+    trial.replace(to)
+    print(f"{to}: {to.stat().st_size:,} bytes; its outputs differ by {difference:.1e} (relative)")
     return to
 
 

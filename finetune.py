@@ -59,7 +59,7 @@ def finetune(cfg) -> Path:
             model,
             parent.extended(stages.history_entry(run, cfg, scratch=cfg.scratch)),
             {
-                **stages.facts(run, cfg, data, parent.checkpoint.target, parent),
+                **stages.facts(run, cfg, data, hardware, parent.checkpoint.target, parent),
                 "scratch": cfg.scratch,
                 "finetune_recipe": cfg.recipe.name,
                 "epochs": recipe.epochs,

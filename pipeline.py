@@ -26,12 +26,13 @@ def pipeline(cfg) -> list[Path]:
                 new[key] = value
         return new
 
+    own = cfg.model._target_.rpartition(".")[0]  # named on this command line, so it is trusted
     folders = [train(cfg)]
     for stage, changes in ((prune, {}), (finetune, cfg.finetune)):
         if cfg.dry_run and not (folders[-1] / "result.json").exists():
             print(f"{stage.__name__}: would follow")
             continue
-        folders.append(stage(with_(**changes, ckpt=str(folders[-1]))))
+        folders.append(stage(with_(**changes, ckpt=str(folders[-1]), allow=[*cfg.allow, own])))
     return folders
 
 

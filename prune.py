@@ -73,7 +73,7 @@ def _score(cfg, model, data, seed: int) -> tuple:
 
 
 def _cut(cfg, run, parent, data, hardware, planned: tuple):
-    """Cut, prove, hand on what the cut channels contributed; accuracy after each step."""
+    """Cut, prove, compensate if asked, recalibrate; accuracy after each step."""
     from slimming import compensate, mask, recalibrate, slim, verify
     from slimming.artifact import compose
     from utils import stages
@@ -93,6 +93,8 @@ def _cut(cfg, run, parent, data, hardware, planned: tuple):
         "cut": stages.accuracies(thin, data, hardware),
     }
     images = list(data.sample(min(cfg.recalibrate or 512, len(data.train)), seed=seed))
+    if cfg.recalibrate > len(data.train):
+        print(f"recalibrating on all {len(data.train)} training images: there are no more")
     folded = compensate(model, graph, keep, thin, images, cfg.compensate)
     if cfg.compensate != "none":
         reached["compensated"] = stages.accuracies(thin, data, hardware)
@@ -107,13 +109,13 @@ def _cut(cfg, run, parent, data, hardware, planned: tuple):
             stages.history_entry(run, cfg, ratio=cfg.ratio), compose(parent.checkpoint.keep, keep)
         ),
         {
-            **stages.facts(run, cfg, data, parent.checkpoint.target, parent),
+            **stages.facts(run, cfg, data, hardware, parent.checkpoint.target, parent),
             "ratio": cfg.ratio,
             "epochs": None,
             "accuracy": list(reached.values())[-1],
             "variants": reached,
             "compensate": cfg.compensate,
-            "recalibrate": cfg.recalibrate,
+            "recalibrate": min(cfg.recalibrate, len(data.train)),
             "folded": [vars(layer) for layer in folded],
             "plan": {"kept": keep.kept, "total": keep.total, "keep": kept},
             "shortfalls": list(keep.shortfalls),

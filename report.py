@@ -100,7 +100,9 @@ def _terminal(data, narrow: bool):
     recipes = data["recipe"].unique()
     said += [f"{recipes[0]} recipe"] if len(recipes) == 1 else []
     hidden = {"run", "ratio", *same} - {"step", "test %"}  # a cut's step tells its ratio
-    hidden |= {"file", "epochs"} if narrow else set()
+    if narrow:
+        hidden |= {"epochs"}
+        text["channels"] = text["channels"].str.replace(r" \(.*\)", "", regex=True)
     shown = [column for column in text.columns if column not in hidden]
     table = Table(title=", ".join(said) or None, box=box.SIMPLE, padding=(0, 1, 0, 0))
     for column in shown:  # words may wrap in a narrow window, numbers may not

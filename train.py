@@ -56,7 +56,7 @@ def train(cfg) -> Path:
             model,
             Checkpoint(target, arguments, {}, data.input_shape, {}, past),
             {
-                **stages.facts(run, cfg, data, target),
+                **stages.facts(run, cfg, data, hardware, target),
                 "recipe": cfg.recipe.name,
                 "epochs": cfg.epochs,
                 "strength": strength,

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from door import ROOT, TINY, shell
+from utils.cli import _expand
 
 SCRIPTS = ("train", "prune", "finetune", "pipeline", "evaluate", "export", "report")
 
@@ -119,3 +120,23 @@ def test_wandb_offline_keeps_everything_and_its_failure_stops_nothing(tmp_path):
     assert "going on offline" in broken.stdout
     assert list((tmp_path / "bad").glob("*/result.json"))
     assert list((tmp_path / "bad").glob("*/wandb/offline-run-*/*.wandb"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["runs/x"], ["ckpt='runs/x'"]),
+        (["--cfg", "job"], ["--cfg", "job"]),
+        (["a b ü:c.pt", "seed=1"], ["ckpt='a b ü:c.pt'", "seed=1"]),
+        (["it's.pt"], ["ckpt='it\\'s.pt'"]),
+        (["-m", "ckpt=a,b"], ["-m", "ckpt=a,b"]),
+    ],
+)
+def test_a_bare_word_is_the_positional_option(arguments, expected):
+    assert _expand(arguments, "ckpt") == expected
+    assert _expand(arguments, None) == arguments
+
+
+def test_the_config_of_a_script_with_a_positional_can_be_shown():
+    done = shell("evaluate", "--cfg", "job")
+    assert done.returncode == 0 and "latency: false" in done.stdout, done.stderr

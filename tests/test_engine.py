@@ -19,8 +19,9 @@ from door import ROOT, TINY, tiny
 from engine import Interrupted
 from slimming.artifact import read
 from slimming.methods.base import Plain
+from slimming.methods.slimming import Slimming
 from train import train
-from utils.gammas import EDGES, choose_strength, describe_gammas
+from utils.gammas import EDGES, announce_reach, choose_strength, describe_gammas
 from utils.hardware import choose
 from utils.recipe import Recipe, parameter_groups
 from utils.schedules import one_cycle, steps
@@ -108,7 +109,7 @@ def test_resuming_uses_the_threads_the_run_began_with(tmp_path, monkeypatch, cap
             train(tiny("train", tmp_path))
         torch.set_num_threads(2)
         folder = train(tiny("train", tmp_path))
-        assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2, "the next job of a sweep has its own number"
         assert "using 1 threads" in capsys.readouterr().out
         assert json.loads((folder / "result.json").read_text())["threads"] == 1
     finally:
@@ -238,3 +239,69 @@ def test_bf16_only_where_the_processor_has_it(monkeypatch, tmp_path):
         choose(device="cpu", precision="fp8")
     with pytest.raises(ValueError, match="try device=cpu"):
         choose(device="quantum")
+
+
+def test_a_signal_between_the_steps_stops_too(tmp_path, whole, monkeypatch):
+    """While the last epoch is being closed there is no further step that could notice it."""
+    real = engine.describe_gammas
+
+    def close_and_signal(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return real(*arguments)
+
+    cfg = tiny("train", tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "describe_gammas", close_and_signal)
+        for epochs in (1, 2, 3):
+            with pytest.raises(Interrupted, match=f"after {epochs} of 3 epochs"):
+                train(cfg)
+    assert bits(train(cfg)) == whole
+
+
+def test_weights_that_the_last_step_broke_are_not_saved(tmp_path, monkeypatch):
+    real, calls = engine._step, []
+
+    def break_last(model, *arguments):
+        result = real(model, *arguments)
+        calls.append(1)
+        if len(calls) == 6:  # the last step of the second epoch
+            next(model.parameters()).data.fill_(float("nan"))
+        return result
+
+    cfg = tiny("train", tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="has diverged. Lower"):
+        patch.setattr(engine, "_step", break_last)
+        train(cfg)
+    (folder,) = tmp_path.iterdir()
+    assert not (folder / "model.pt").exists()
+    assert torch.load(folder / "resume.pt", weights_only=True)["epoch"] == 1
+    assert read(train(cfg)).weights["classifier.weight"].isfinite().all()
+
+
+def test_the_seconds_of_all_interruptions_add_up(tmp_path, monkeypatch):
+    real = engine._step
+
+    def stop(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments)
+
+    cfg = tiny("train", tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(engine, "_step", stop)
+        train(cfg)
+    (folder,) = tmp_path.iterdir()
+    saved = torch.load(folder / "resume.pt", weights_only=True)
+    torch.save({**saved, "seconds": 1000.0}, folder / "resume.pt")
+    assert json.loads((train(cfg) / "result.json").read_text())["seconds"] > 1000
+
+
+def test_what_cannot_be_trained_is_said(tmp_path):
+    with pytest.raises(ValueError, match="at least 2 images"):
+        train(tiny("train", tmp_path, "data.num_train=1"))
+    with pytest.raises(ValueError, match="has no BatchNorm with a gamma"):
+        announce_reach(
+            Recipe(1, 64, partial(optim.SGD, lr=0.1), lambda progress: 1.0),
+            Slimming(0.1),
+            nn.Linear(2, 2),
+            3,
+        )

@@ -68,6 +68,7 @@ def test_a_result_says_everything_that_trust_needs(runs, sparse):
     assert said["accuracy"] == said["variants"]["recalibrated"]
     for key in ("commit", "command", "versions", "threads", "machine", "seconds", "config", "seed"):
         assert said[key] is not None, key
+    assert said["device"] == "cpu" and said["precision"] == "fp32"
     history = read(cut).history
     assert [entry["stage"] for entry in history] == ["train", "prune"]
 
@@ -296,6 +297,55 @@ def test_a_checkpoint_of_another_class_is_refused_by_every_stage(sparse, tmp_pat
     for stage, *options in ways:
         with pytest.raises(ValueError, match="not among the networks that may be built"):
             stage(tiny(stage.__name__, tmp_path, f"ckpt={tmp_path / 'evil.pt'}", *options))
+
+
+def test_a_checkpoint_cannot_start_a_download(sparse, tmp_path):
+    checkpoint = read(sparse)
+    wanted = {"_target_": "utils.data.cifar10", "root": str(tmp_path / "x"), "download": True}
+    checkpoint.history[0]["data"] = wanted
+    artifact.save(tmp_path / "evil.pt", checkpoint)
+    with pytest.raises(FileNotFoundError, match="cifar10 is neither at"):
+        prune(tiny("prune", tmp_path, f"ckpt={tmp_path / 'evil.pt'}"))
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_users_own_model_goes_through_the_whole_pipeline(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    source = "from torch import nn\n\n\nclass Net(nn.Sequential):\n    def __init__(self, out):\n"
+    layers = "nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1)"
+    source += f"        super().__init__({layers}, nn.Flatten(), nn.Linear(8, out))\n"
+    (tmp_path / "their_net.py").write_text(source)
+    cfg = tiny("pipeline", tmp_path / "runs", "epochs=1", "finetune.epochs=1", "ratio=0.5")
+    cfg.model = {"_target_": "their_net.Net", "out": 4}
+    folders = pipeline(cfg)
+    assert result(folders[-1])["channels"] == {"kept": 4, "total": 8}
+    with pytest.raises(ValueError, match=r"allow=\[their_net\]"):
+        load(folders[-1])
+
+
+def test_a_damaged_result_is_named_with_the_way_out(tmp_path, capsys):
+    folder = train(tiny("train", tmp_path, *SPARSE))
+    whole = (folder / "result.json").read_text()
+    (folder / "result.json").write_text(whole[: len(whole) // 2])
+    for stage, *more in ((train, *SPARSE), (prune, f"ckpt={folder}")):
+        with pytest.raises(ValueError, match=r"result\.json is broken: delete it"):
+            stage(tiny(stage.__name__, tmp_path, *more))
+    (folder / "result.json").write_text('{"schema": 1}')
+    with pytest.raises(FileNotFoundError, match=r"python train\.py"):
+        prune(tiny("prune", tmp_path))
+    assert "is not a result of this project" in capsys.readouterr().err
+
+
+def test_an_export_that_fails_its_check_leaves_the_old_file(sparse, tmp_path):
+    big = read(sparse)
+    big.weights["classifier.bias"][0] = 1e6  # more than float16 can hold
+    artifact.save(tmp_path / "big.pt", big)
+    (tmp_path / "old.safetensors").write_bytes(b"precious")
+    with pytest.raises(RuntimeError, match="was not written.*half=false"):
+        to = tmp_path / "old.safetensors"
+        export(config("export", f"ckpt={tmp_path / 'big.pt'}", f"to={to}", "half=true"))
+    assert (tmp_path / "old.safetensors").read_bytes() == b"precious"
+    assert not list(tmp_path.glob(".trial*"))
 
 
 def test_a_truncated_checkpoint_is_named(sparse, tmp_path):

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
+FLAGS = ("--cfg", "-c", "--info", "-i", "--package", "-p")  # of Hydra: their value comes after
+FLAGS += ("--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd")
 EXPECTED = (ValueError, OSError, RuntimeError, ImportError)  # a user's mistake or the machine's
 
 
@@ -82,13 +84,16 @@ def _job(main: Callable[[Any], Any], show_all: bool, failed: list[str]) -> Calla
 
 
 def _expand(arguments: list[str], positional: str | None) -> list[str]:
-    if positional is None:
-        return arguments
-    return [
-        argument if argument.startswith(("-", "+", "~")) or "=" in argument
-        else f"{positional}={argument}"
-        for argument in arguments
-    ]  # fmt: skip
+    """Bare words become `positional='word'`; options, and what follows Hydra's flags, stay."""
+    expanded = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        option = argument.startswith(("-", "+", "~")) or "=" in argument
+        if positional is None or before in FLAGS or (option and not Path(argument).exists()):
+            expanded.append(argument)
+        else:
+            quoted = argument.replace("'", "\\'")
+            expanded.append(f"{positional}='{quoted}'")
+    return expanded
 
 
 def _say(sentence: str, code: int) -> int:

@@ -61,6 +61,8 @@ class Data:
         if batch_size < 1:
             raise ValueError(f"a batch holds at least 1 image; got batch_size {batch_size}")
         full, rest = divmod(len(self.train), batch_size)
+        if full + (rest > 1) == 0:
+            raise ValueError(f"training needs at least 2 images; {self.name} has {len(self.train)}")
         return full + (rest > 1)
 
     def train_batches(

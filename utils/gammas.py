@@ -42,6 +42,8 @@ def announce_reach(recipe: Recipe, method: Plain, model: nn.Module, steps: int) 
     if momentum is None and mode in ("subgradient", "loss"):
         print(f"lambda {method.strength:g} passes through the optimiser's rescaling")
         return
+    if not gammas(model):
+        raise ValueError("the network has no BatchNorm with a gamma, so there is nothing to slim")
     far = reach(method.strength, lr * recipe.factors(steps), mode, momentum or 0.0)
     start = torch.cat([gamma.detach().abs().flatten() for gamma in gammas(model).values()]).mean()
     print(f"lambda {method.strength:g} can move a gamma by {far:.2g}; they start at {start:.2g}")

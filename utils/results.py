@@ -55,6 +55,8 @@ def _read(path: Path) -> tuple[str | None, dict[str, Any]]:
         return f"lacks {', '.join(sorted(missing))}", {}
     if run["stage"] not in STAGES:
         return "is of no stage known", {}
+    if not isinstance(run["channels"], dict) or not run["channels"].keys() >= {"kept", "total"}:
+        return "lacks the number of channels", {}
     if not isinstance(run["accuracy"], dict) or "test" not in run["accuracy"]:
         return "lacks accuracy on the test set", {}
     return None, run

@@ -92,8 +92,8 @@ class Run:
         label = self.label
         self.name = f"{re.sub(r'[^A-Za-z0-9_.+-]+', '_', label)}-{digest(identity)}"
         self.folder = Path(runs_dir) / self.name
-        # Of the code that was loaded: the files may change while it runs.
-        self.started, self.commit = time.monotonic(), commit()
+        self.commit = commit()  # of the code that was loaded: the files may change while it runs
+        self._started, self._before = time.monotonic(), 0.0
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -111,6 +111,7 @@ class Run:
             except Timeout:
                 print(f"{self.name} is being computed by another process: waiting for it")
                 lock.acquire()
+            self._started = time.monotonic()  # waiting for another process doesn't count
             self.folder.mkdir(exist_ok=True)  # the other process may have failed and tidied up
         except OSError as error:
             raise OSError(
@@ -124,7 +125,13 @@ class Run:
                 shutil.rmtree(self.folder)  # it failed before anything was worth keeping
             lock.release()
 
+    @property
+    def seconds(self) -> float:
+        """Time spent on this run, over all its interruptions."""
+        return self._before + time.monotonic() - self._started
+
     def save_resume(self, state: dict[str, Any]) -> None:
+        state = {**state, "seconds": self.seconds}
         write_atomically(self.folder / "resume.pt", lambda file: torch.save(state, file))
 
     def load_resume(self) -> dict[str, Any] | None:
@@ -137,7 +144,9 @@ class Run:
         if not path.exists():
             return None
         try:
-            return torch.load(path, weights_only=True)
+            saved = torch.load(path, weights_only=True)
+            self._before = saved["seconds"]
+            return saved
         except Exception as error:  # pickle's own errors have no common type
             raise ValueError(f"{path} is broken: delete it to start this run over") from error
 
@@ -160,8 +169,8 @@ class Run:
             "commit": self.commit,
             "versions": versions(),
             "threads": torch.get_num_threads(),
-            "machine": machine(),
-            "seconds": round(time.monotonic() - self.started, 2),
+            "machine": machine(result.get("device", "cpu")),
+            "seconds": round(self.seconds, 2),
         }
         self.write("result.json", json.dumps(whole, indent=1, allow_nan=False) + "\n")
         (self.folder / "resume.pt").unlink(missing_ok=True)
@@ -169,8 +178,18 @@ class Run:
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
+    """What a finished run says, or None.
+
+    Raises:
+        ValueError: the file is broken.
+    """
     path = folder / "result.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is broken: delete it to compute this run again") from error
 
 
 def newest(runs_dir: str | Path, fits: Any, advice: str) -> Path:
@@ -185,22 +204,22 @@ def newest(runs_dir: str | Path, fits: Any, advice: str) -> Path:
             result = json.loads(path.read_text())
             if result.get("schema") == SCHEMA and fits(result):
                 found.append((path.stat().st_mtime, path.parent))
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, KeyError, TypeError):
             print(f"{path} is not a result of this project: passed over", file=sys.stderr)
     if not found:
         raise FileNotFoundError(advice)
     return max(found)[1]
 
 
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """What the numbers were measured on; the GPU only where one was used."""
     info = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*: (.+)", info.read_text()) if info.exists() else []
     return {
         "cpu": names[0] if names else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": torch.cuda.get_device_name() if device.startswith("cuda") else None,
         "system": f"{platform.system()} {platform.machine()}",
     }
 

@@ -43,6 +43,7 @@ def complete(cfg: DictConfig, run: Run, work: Callable[[WandB | NoLogger], Outco
     if cfg.dry_run:
         print(f"{run.folder} {'is finished' if run.result else 'would be computed'}")
         return run.folder
+    threads = torch.get_num_threads()  # resuming may set another number, for this run only
     with run.locked():
         if run.result is not None:
             print(f"{run.folder} is finished")
@@ -56,6 +57,7 @@ def complete(cfg: DictConfig, run: Run, work: Callable[[WandB | NoLogger], Outco
             logger.finish(result)
         finally:
             logger.close()
+            torch.set_num_threads(threads)
     test = 100 * result["accuracy"]["test"]
     print(
         f"{run.folder}: test accuracy {test:.2f} %, {result['params']:,} parameters, "
@@ -210,7 +212,9 @@ class Parent:
         asked = plain(cfg.get("data"))
         if asked is None and not known:
             raise ValueError("the checkpoint doesn't say which data it is for: add data=...")
-        data = load_data(known[-1] if asked is None else asked, hardware)
+        if asked is None:  # a checkpoint may come from a stranger: it can name data, not fetch them
+            asked = {key: value for key, value in known[-1].items() if key != "download"}
+        data = load_data(asked, hardware)
         if data.input_shape != self.checkpoint.input_shape:
             raise ValueError(
                 f"the network reads images of shape {self.checkpoint.input_shape}, but "
@@ -243,7 +247,12 @@ def accuracies(model: nn.Module, data: Data, hardware: Hardware) -> dict[str, fl
 
 
 def facts(
-    run: Run, cfg: DictConfig, data: Data, target: str, parent: Parent | None = None
+    run: Run,
+    cfg: DictConfig,
+    data: Data,
+    hardware: Hardware,
+    target: str,
+    parent: Parent | None = None,
 ) -> dict[str, Any]:
     """What every result.json says about its run; a child says what its parent said."""
     inherited = ("seed", "recipe", "strength", "ratio")
@@ -253,6 +262,8 @@ def facts(
         "row": run.row,
         "parent": parent.folder if parent else None,
         "dataset": data.name,
+        "device": str(hardware.device),
+        "precision": hardware.precision,
         "model": target.rpartition(".")[2],
         **{key: known.get(key) for key in inherited},
         **({} if "seed" in known else {"seed": cfg.seed}),
