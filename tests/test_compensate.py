@@ -116,6 +116,7 @@ def test_expected_keeps_the_mean_of_what_consumers_compute(name):
 
 
 def test_expected_beats_bias_beats_none_on_these_images():
+    """Peer bug B3: the shift of a cut channel is thrown away."""
     model, x, graph, keep, _ = setup(chain(*block(3, 16), conv(16, 4, 1)), 3, 8, 8)
     errors = {}
     for mode in ("none", "bias", "expected"):

@@ -24,7 +24,7 @@ def counts(keep) -> list[int]:
 
 
 def test_vgg19_at_70_percent_keeps_1652_of_5504():
-    # Ports of the authors' 1-based Lua code cut one channel more (1651).
+    """Peer bug B1: ports of the authors' 1-based Lua code cut one channel more (1651 stay)."""
     with torch.device("meta"):
         model = VGG(19)
     graph = trace(model, IMAGE)
@@ -71,6 +71,7 @@ def test_equal_scores_are_removed_evenly_then_by_position():
 
 
 def test_dead_channels_of_a_layer_tie_without_emptying_it_first():
+    """Peer bug B2: a layer whose channels are all weak vanishes, and the network with it."""
     scores = {"0": torch.zeros(8), "1": torch.cat([torch.zeros(4), torch.ones(4)])}
     assert counts(plan(toy_graph(8, 8), scores, 0.5)) == [4, 4]
 

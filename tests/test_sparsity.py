@@ -154,6 +154,7 @@ def test_bf16_autocast_changes_nothing_about_the_penalty(mode):
 
 
 def test_every_kind_of_batchnorm_is_found_and_no_other_norm():
+    """Peer bug TP2: SyncBatchNorm is scored but never penalised."""
     model = nn.ModuleDict(
         {
             "one": nn.BatchNorm1d(2),

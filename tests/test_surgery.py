@@ -269,7 +269,7 @@ def test_modules_agree_with_their_tensors():
 
 
 def test_statistics_and_the_classifiers_bias_are_cut_along():
-    # A port forgets the classifier's bias; its pruned accuracies are wrong.
+    """Peer bug B13: a port forgets the classifier's bias; its pruned accuracies are wrong."""
     model, x = network("conf/model/vgg11")
     nn.init.normal_(model.classifier.bias)
     graph = trace(model, x)
@@ -286,7 +286,7 @@ def test_statistics_and_the_classifiers_bias_are_cut_along():
 
 
 def test_layers_of_one_channel_work():
-    # argwhere().squeeze() makes a number out of one index, and a port crashes.
+    """Peer bug B13: argwhere().squeeze() makes a number out of one index, and a port crashes."""
     model, x = network("conf/model/vgg11")
     graph = trace(model, x)
     keep = {gate: torch.tensor([len(ids) - 1]) for gate, ids in graph.gates.items()}
@@ -314,7 +314,7 @@ def test_a_thin_network_trains():
 
 
 def test_a_selection_is_a_buffer_and_composes():
-    # As a Parameter it inflates the counts, and DistributedDataParallel waits for its gradient.
+    """Peer bug B11: as a Parameter it inflates the counts, and DDP waits for its gradient."""
     model, x = network("pre-activation")
     graph = trace(model, x)
     thin = slim(model, graph, {**random_plan(graph, 0), "bn1a": torch.tensor([1, 3, 4, 6])})
