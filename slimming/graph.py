@@ -9,7 +9,7 @@ import copy
 import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, fx, nn
@@ -19,9 +19,18 @@ from torch.utils._pytree import tree_map
 from slimming.gates import find_gates, fix_tensors_used_elsewhere, join_private_norms
 from slimming.labels import NONE, Labels
 from slimming.layers import SCORED
-from slimming.walk import Walk
+from slimming.walk import Coupled, Walk
 
 BATCH = 2  # images in the traced example: BatchNorm in training mode refuses one
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A residual branch that can go as a whole: what it adds to the stream is then a constant."""
+
+    gates: tuple[str, ...]  # inside it; they lose all of their channels together
+    last: str  # the layer that reads the last of them; its bias is the constant
+    modules: tuple[str, ...]  # those that need not run any more
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,7 @@ class ChannelGraph:
     folds: dict[str, str]  # layer -> the BatchNorm that alone reads its output
     fixed: dict[str, str]  # BatchNorm that can't be cut -> why
     other_macs: int = 0  # of layers whose weight is computed from other tensors, per image
+    branches: tuple[Branch, ...] = ()  # that can go as a whole
 
     @property
     def num_channels(self) -> int:
@@ -79,17 +89,20 @@ class _Tracer(fx.Tracer):
         return isinstance(module, SCORED) or super().is_leaf_module(module, name)
 
 
-def trace(model: nn.Module, example: Any) -> ChannelGraph:
+def trace(model: nn.Module, example: Any, coupled: Coupled = "prune") -> ChannelGraph:
     """Find the channels of `model` that can be cut.
 
     Args:
         model: any network that torch.fx can trace. It isn't changed.
         example: an input (or a tuple of inputs), batch first; only its shape and type matter.
+        coupled: channels that are added to others (residual streams) are cut together, or kept.
 
     Raises:
         ValueError: the network can't be traced, or can't take this input.
     """
     _refuse_wrapper(model)
+    if coupled not in get_args(Coupled):
+        raise ValueError(f"coupled is one of {', '.join(get_args(Coupled))}; got {coupled!r}")
     inputs = tuple(example) if isinstance(example, (tuple, list)) else (example,)
     inputs = tree_map(_meta_batch, inputs)
     labels, walks = Labels(), []
@@ -102,7 +115,7 @@ def trace(model: nn.Module, example: Any) -> ChannelGraph:
                 f"{type(model).__name__} can't be traced: {_first_line(error)} Control flow that "
                 f"depends on the data has to move into a module of its own (see torch.fx)."
             ) from error
-        walk = Walk(traced, labels, BATCH)
+        walk = Walk(traced, labels, BATCH, coupled)
         try:
             _check_number(traced, inputs)
             walk.run(*inputs)

@@ -23,6 +23,7 @@ POINTWISE = {
 }
 BINARY = {"add", "iadd", "add_", "sub", "isub", "sub_", "mul", "imul", "mul_"}
 BINARY |= {"truediv", "itruediv", "div", "div_", "maximum", "minimum", "pow"}
+JOINING = {"add", "iadd", "add_", "sub", "isub", "sub_", "maximum", "minimum"}  # make one stream
 PER_CHANNEL = {"max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d"}
 PER_CHANNEL |= {"max_pool1d", "avg_pool1d", "adaptive_avg_pool1d", "interpolate", "dropout2d"}
 REDUCTIONS = {"mean", "sum", "amax", "amin"}
@@ -46,7 +47,7 @@ def label(walk: Walk, node: fx.Node, inputs: list[Tensor], value: Any) -> Any:
     if tensor and name in MOVES:
         return _move(walk, node, inputs, value)
     if tensor and name in BINARY:
-        return _binary(walk, name, inputs, value)
+        return _binary(walk, node, name, inputs, value)
     if tensor and one and name in POINTWISE:
         return inputs[0]
     if tensor and one and name in PER_CHANNEL:
@@ -65,7 +66,7 @@ def per_channel(walk: Walk, name: str, labels: Tensor, value: Tensor) -> Tensor:
     return spread(channels, 1, value.shape)
 
 
-def _binary(walk: Walk, name: str, inputs: list[Tensor], value: Tensor) -> Tensor:
+def _binary(walk: Walk, node: fx.Node, name: str, inputs: list[Tensor], value: Tensor) -> Tensor:
     aligned = [
         labels.reshape([1] * (value.dim() - labels.dim()) + list(labels.shape)) for labels in inputs
     ]
@@ -79,6 +80,9 @@ def _binary(walk: Walk, name: str, inputs: list[Tensor], value: Tensor) -> Tenso
     for labels in kept[1:]:
         reason = f"'{name}' combines it with a tensor of a fixed size"
         walk.labels.unite(kept[0], labels, reason)
+        if walk.coupled == "keep" and name in JOINING and not torch.equal(kept[0], labels):
+            for stream in (kept[0], labels):
+                walk.labels.fix(stream, f"'{node.name}' joins it to others, and coupled=keep")
     if not kept:
         return torch.full(value.shape, NONE)
     return torch.stack(kept).amax(0) if len(kept) > 1 else kept[0]

@@ -4,7 +4,7 @@ Every value gets labels: a tensor of its shape that holds the number of each ent
 What a layer does with them is in `layers.py`, what an operation does in `operations.py`.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx
@@ -13,6 +13,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from slimming import layers, operations
 from slimming.labels import NONE, Labels, varying_dims
 
+Coupled = Literal["prune", "keep"]
+
 
 class Walk(fx.Interpreter):
     """Runs a traced network on the meta device and labels every value.
@@ -20,10 +22,11 @@ class Walk(fx.Interpreter):
     After `run`, `labels` holds what was numbered and united, and the attributes below the rest.
     """
 
-    def __init__(self, traced: fx.GraphModule, labels: Labels, batch: int):
+    def __init__(self, traced: fx.GraphModule, labels: Labels, batch: int, coupled: Coupled):
         super().__init__(traced)
         self.labels = labels
         self.batch = batch  # images in the example
+        self.coupled = coupled  # what happens to channels that are added to others
         self.reads: dict[tuple[str, int], None] = {}  # weight dimensions that read channels
         self.norm_inputs: dict[str, list[Tensor]] = {}  # BatchNorm -> channels it normalises
         self.readers: list[tuple[Tensor, str]] = []  # channels -> the layer that reads them
