@@ -29,15 +29,18 @@ def fix_tensors_used_elsewhere(model: nn.Module, labels: Labels, outside: set[st
 
 def join_private_norms(
     model: nn.Module, labels: Labels, norm_inputs: dict[str, list[Tensor]], readers: list
-) -> set[str]:
-    """Unite each BatchNorm with what it reads, where nobody else reads it; return the others."""
+) -> dict[str, list[Tensor]]:
+    """Unite each BatchNorm with what it reads, where nobody else reads it.
+
+    Returns the others, {BatchNorm: the channels it can select among, call by call}.
+    """
     classes = labels.classes()
     fixed = set(labels.fixed_reasons(classes))
     read_by: dict[int, set[str]] = {}
     for channels, reader in readers:
         for root in classes[channels[channels != NONE]].unique().tolist():
             read_by.setdefault(root, set()).add(reader)
-    selecting = set()
+    selecting = {}
     for norm, inputs in norm_inputs.items():
         own = labels.dims[norm, 0]
         module = model.get_submodule(norm)
@@ -51,9 +54,7 @@ def join_private_norms(
             for channels in inputs
         )
         if selects(module) or (not private and can_select):
-            selecting.add(norm)
-            for channels in inputs:
-                labels.fix(channels, f"'{norm}' selects among channels that others read too")
+            selecting[norm] = inputs
             continue
         for channels in inputs:
             labels.unite(own, channels, f"BatchNorm '{norm}' reads values of a fixed size")

@@ -8,7 +8,7 @@ read it - is found by pushing channel numbers through the traced network (`walk.
 import copy
 import hashlib
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import torch
@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map
 from slimming.gates import find_gates, fix_tensors_used_elsewhere, join_private_norms
 from slimming.labels import NONE, Labels
 from slimming.layers import SCORED
+from slimming.streams import Streams, find_streams
 from slimming.walk import Coupled, Walk
 
 BATCH = 2  # images in the traced example: BatchNorm in training mode refuses one
@@ -50,6 +51,7 @@ class ChannelGraph:
     folds: dict[str, str]  # layer -> the BatchNorm that alone reads its output
     fixed: dict[str, str]  # BatchNorm that can't be cut -> why
     other_macs: int = 0  # of layers whose weight is computed from other tensors, per image
+    streams: Streams = field(default_factory=Streams)  # channels that may end up unread
     branches: tuple[Branch, ...] = ()  # that can go as a whole
 
     @property
@@ -140,8 +142,13 @@ def _assemble(model: nn.Module, labels: Labels, walks: list[Walk]) -> ChannelGra
     selecting = join_private_norms(model, labels, norm_inputs, readers)
 
     classes = labels.classes()
+    fixed_roots = set(labels.fixed_reasons(classes))
+    for norm, inputs in selecting.items():
+        for channels in inputs:
+            labels.fix(channels, f"'{norm}' selects among channels that others read too")
     reasons = labels.fixed_reasons(classes)
     gates, fixed = find_gates(model, labels, classes, reasons, norm_inputs)
+    selecting = {norm: inputs for norm, inputs in selecting.items() if norm in gates}
     roots = torch.cat([*gates.values(), torch.tensor([], dtype=torch.long)])
     number = {root: i for i, root in enumerate(dict.fromkeys(roots.tolist()))}
     lookup = torch.full((len(classes) + 1,), NONE)
@@ -156,6 +163,7 @@ def _assemble(model: nn.Module, labels: Labels, walks: list[Walk]) -> ChannelGra
         dims=dims,
         gates={gate: lookup[ids] for gate, ids in gates.items()},
         selecting=tuple(gate for gate in gates if gate in selecting),
+        streams=find_streams(model, labels, classes, fixed_roots, selecting, readers),
         reads=tuple(key for key in reads if key in dims),
         uses={weight: uses for weight, uses in walks[-1].uses.items() if weight in shapes},
         folds=walks[-1].folds,

@@ -47,13 +47,26 @@ def slices(graph: ChannelGraph, keep: Keep) -> dict[str, list[tuple[int, Tensor]
 
     Everything else follows from this: cutting, hiding, predicting the costs.
     """
-    stays = alive(graph, keep)
+    stays, read = alive(graph, keep), read_streams(graph, keep)
+    kept: dict[tuple[str, int], Tensor] = {}
+    for dims, present in ((graph.dims, stays), (graph.streams.dims, read)):
+        for key, ids in dims.items():
+            here = torch.ones(len(ids), dtype=torch.bool)
+            here[ids >= 0] = present[ids[ids >= 0]]
+            kept[key] = kept[key] & here if key in kept else here
     cuts: dict[str, list[tuple[int, Tensor]]] = {}
-    for (name, dim), ids in graph.dims.items():
-        kept = (ids < 0) | stays[ids]
-        if not kept.all():
-            cuts.setdefault(name, []).append((dim, kept.nonzero().flatten()))
+    for (name, dim), here in kept.items():
+        if not here.all():
+            cuts.setdefault(name, []).append((dim, here.nonzero().flatten()))
     return cuts
+
+
+def read_streams(graph: ChannelGraph, keep: Keep) -> Tensor:
+    """(streams.size,) bool: which stream channels stay: all, unless the plan says unread=remove."""
+    if getattr(keep, "unread", "keep") == "keep":
+        return torch.ones(graph.streams.size, dtype=torch.bool)
+    stays = alive(graph, keep)
+    return graph.streams.read({gate: stays[ids] for gate, ids in graph.gates.items()})
 
 
 def slim(model: nn.Module, graph: ChannelGraph, keep: Keep) -> nn.Module:
@@ -73,7 +86,17 @@ def slim(model: nn.Module, graph: ChannelGraph, keep: Keep) -> nn.Module:
                 replace_module(thin, gate, select(norm, everything))
             cuts[f"{gate}.index"] = cuts[f"{gate}.weight"]
     resize(thin, cuts)
+    _renumber(thin, graph, read_streams(graph, keep))
     return thin
+
+
+def _renumber(thin: nn.Module, graph: ChannelGraph, read: Tensor) -> None:
+    """Where unread channels of a stream went, the selections find theirs at new places."""
+    for gate, inputs in graph.streams.inputs.items():
+        here = (inputs < 0) | read[inputs]
+        if not here.all():
+            norm = thin.get_submodule(gate)
+            norm.index = (here.cumsum(0) - 1).to(norm.index.device)[norm.index]
 
 
 def resize(model: nn.Module, cuts: Mapping[str, list[tuple[int, Tensor]]]) -> None:
