@@ -1,0 +1,154 @@
+"""A folded network computes what the network computes, with fewer BatchNorms."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from helpers import (
+    assert_same_state,
+    configured,
+    configured_networks,
+    norms,
+    random_plan,
+    randomise,
+    relative_gap,
+    state,
+)
+from slimming import slim, trace
+from slimming.fold import fold
+from zoo import PICTURE, ZOO, PreActivation, Twice, block, chain, conv
+
+
+def check(model: nn.Module, *shape: int) -> nn.Module:
+    """The folded copy of a network in float64 and eval mode, after comparing their outputs."""
+    model = randomise(model.double()).eval()
+    images = torch.randn(3, *shape, dtype=torch.float64)
+    folded = fold(model, images)
+    with torch.no_grad():
+        assert relative_gap(folded(images), model(images)) < 1e-12
+    return folded
+
+
+def shape_of(name: str) -> tuple[int, ...]:
+    arguments = configured_networks()[name][1]
+    return tuple(arguments.get("input_shape", (arguments.get("in_channels", 3), 16, 16)))
+
+
+@pytest.mark.parametrize("name", configured_networks())
+def test_every_network_folds_dense_and_thin(name):
+    model, shape = configured(name), shape_of(name)
+    graph = trace(model, torch.zeros(1, *shape))
+    thin = slim(model, graph, random_plan(graph, 0.5))
+    read_a_stream = set(graph.selecting)  # pre-activation: nothing that could take them in front
+    for network in (model, thin):
+        assert set(norms(check(network, *shape))) == read_a_stream
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_every_turn_of_the_zoo_folds(name):
+    make, shape = ZOO[name]
+    check(make(), *shape)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize(
+    ("layer", "norm", "shape"),
+    [
+        (lambda bias: nn.Linear(4, 6, bias), nn.BatchNorm1d, (4,)),
+        (lambda bias: nn.Conv1d(4, 6, 3, bias=bias), nn.BatchNorm1d, (4, 5)),
+        (lambda bias: nn.Conv2d(4, 6, 3, padding=1, bias=bias), nn.BatchNorm2d, (4, 5, 5)),
+        (lambda bias: nn.Conv2d(4, 6, 3, groups=2, bias=bias), nn.BatchNorm2d, (4, 5, 5)),
+        (lambda bias: nn.Conv3d(4, 6, 2, bias=bias), nn.BatchNorm3d, (4, 3, 3, 3)),
+        (lambda bias: nn.ConvTranspose2d(4, 6, 3, 2, bias=bias), nn.BatchNorm2d, (4, 5, 5)),
+        (lambda b: nn.ConvTranspose2d(4, 6, 3, groups=2, bias=b), nn.BatchNorm2d, (4, 5, 5)),
+    ],
+)
+def test_every_kind_of_layer_takes_its_norm(layer, norm, shape, affine, bias):
+    folded = check(chain(layer(bias), norm(6, affine=affine, eps=0.1), nn.ReLU()), *shape)
+    assert isinstance(folded[1], nn.Identity) and folded[0].bias is not None
+
+
+class OverPositions(nn.Module):
+    """The norm of a sequence behind a linear layer has the positions as its channels."""
+
+    def __init__(self, positions: int):
+        super().__init__()
+        self.fc, self.bn = nn.Linear(4, 5), nn.BatchNorm1d(positions)
+
+    def forward(self, x):
+        return self.bn(self.fc(x))
+
+
+class Between(nn.Module):
+    """What the convolution makes is read by the norm and by somebody else."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = conv(3, 6), nn.BatchNorm2d(6)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.bn(x) * torch.sigmoid(x)
+
+
+class Own(nn.Conv2d):
+    def forward(self, x):
+        return F.conv2d(x, self.weight.abs(), padding=1)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: OverPositions(5), (5, 4)),  # as many positions as outputs
+        (lambda: OverPositions(7), (7, 4)),
+        (Between, PICTURE),
+        (lambda: chain(conv(3, 6), nn.ReLU(), nn.BatchNorm2d(6)), PICTURE),
+        (lambda: chain(conv(3, 6), nn.BatchNorm2d(6, track_running_stats=False)), PICTURE),
+        (lambda: chain(Own(3, 6, 3, bias=False), nn.BatchNorm2d(6)), PICTURE),
+        (lambda: chain(weight_norm(conv(3, 6)), nn.BatchNorm2d(6)), PICTURE),
+    ],
+)
+def test_a_norm_that_must_not_be_folded_stays(make, shape):
+    assert len(norms(check(make(), *shape))) == 1
+
+
+def test_layers_that_are_called_twice_are_left_alone():
+    folded = check(Twice(), *PICTURE)
+    assert list(norms(folded)) == ["bn"]
+
+
+def test_one_of_two_layers_with_the_same_weight_can_be_folded():
+    model = chain(*block(4, 4), conv(4, 4), nn.Sigmoid())
+    model[3].weight = model[0].weight
+    folded = check(model, 4, 5, 5)
+    assert not norms(folded) and torch.equal(folded[3].weight, model[0].weight)
+
+
+def test_the_network_is_not_changed_and_its_copy_keeps_type_and_layout():
+    model = randomise(chain(*block(3, 6), *block(6, 5))).to(memory_format=torch.channels_last)
+    model.train()
+    before = state(model)
+    folded = fold(model.half(), torch.zeros(2, 3, 8, 8))
+    assert_same_state(model.float().state_dict(), {k: v.half().to(v) for k, v in before.items()})
+    assert model.training and not any(module.training for module in folded.modules())
+    assert {p.dtype for p in folded.parameters()} == {torch.float16}
+    assert folded[3].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_thin_network_keeps_its_selections():
+    model = randomise(PreActivation())
+    graph = trace(model, torch.zeros(1, *PICTURE))
+    folded = check(slim(model, graph, random_plan(graph, 0.5)), *PICTURE)
+    assert set(norms(folded)) == {"bn1a", "bn2a", "bn"}
+
+
+def test_what_cannot_be_traced_is_refused():
+    class Decides(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(ValueError, match="can't be traced"):
+        fold(Decides(), torch.zeros(1, 3))
