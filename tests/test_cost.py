@@ -147,3 +147,23 @@ def test_latency_interleaves_the_networks_in_eval_mode_without_gradients():
     assert calls == [
         (name, size, False, False) for size in (1, 2) for _ in range(3) for name in "ABC"
     ]
+
+
+def test_latency_takes_any_function_of_a_batch_and_keeps_the_layout_of_a_network():
+    """A session of onnxruntime is a function; beside it, networks are timed as they are placed."""
+    seen = []
+
+    class Listening(nn.Conv2d):
+        def forward(self, x):
+            seen.append(self.weight.is_contiguous(memory_format=torch.channels_last))
+            return super().forward(x)
+
+    def session(batch):
+        assert batch.dtype == torch.float32 and not torch.is_grad_enabled()
+        seen.append(tuple(batch.shape))
+        return batch.numpy()
+
+    net = Listening(3, 4, 3).to(memory_format=torch.channels_last)
+    result = latency({"net": net, "ort": session}, (3, 8, 8), (2,), repeats=2, warmup=0)
+    assert seen == [True, (2, 3, 8, 8)] * 2
+    assert result["ort"]["2"]["median_ms"] > 0

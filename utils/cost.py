@@ -15,11 +15,14 @@ import io
 import statistics
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+Model = Callable[[Tensor], Any]  # a network, or whatever else takes a batch
 
 
 def count(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int | None]:
@@ -65,7 +68,7 @@ def count_macs_thop(model: nn.Module, input_shape: Sequence[int]) -> int | None:
 
 
 def latency(
-    models: Mapping[str, nn.Module],
+    models: Mapping[str, Model],
     input_shape: Sequence[int],
     batch_sizes: Sequence[int] = (1, 64),
     repeats: int = 30,
@@ -75,12 +78,13 @@ def latency(
     """Milliseconds per batch -> {name: {"1": {"median_ms", "q1_ms", "q3_ms"}, "64": {...}}}.
 
     The repeats are interleaved (A B C A B C ...), so that a machine that slows down or warms up
-    slows all networks alike. The models given are not touched: copies are timed, in eval mode.
+    slows all networks alike. Networks are timed as they are laid out in memory, as copies in eval
+    mode. Any other callable (a function around a session of onnxruntime) gets float32 batches.
     """
     if repeats < 2:
         raise ValueError(f"quartiles need at least 2 repeats; got repeats={repeats}")
     device = torch.device(device)
-    twins = {name: copy.deepcopy(model).to(device).eval() for name, model in models.items()}
+    twins = {name: _to_time(model, device) for name, model in models.items()}
     result: dict[str, dict[str, dict[str, float]]] = {name: {} for name in twins}
     for size in batch_sizes:
         inputs = {name: example(twin, input_shape, size) for name, twin in twins.items()}
@@ -96,19 +100,24 @@ def latency(
     return result
 
 
-def example(model: nn.Module, input_shape: Sequence[int], batch_size: int = 1) -> Tensor:
+def example(model: Model, input_shape: Sequence[int], batch_size: int = 1) -> Tensor:
     """A random batch (batch_size, *input_shape) on the model's device and in its precision."""
     if not input_shape or any(size < 1 for size in input_shape):
         raise ValueError(
             f"input_shape is the shape of one image, such as (3, 32, 32); got {tuple(input_shape)}"
         )
-    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    parameters = model.parameters() if isinstance(model, nn.Module) else ()
+    like = next((p for p in parameters if p.is_floating_point()), torch.empty(0))
     # Its own generator: measuring must not move the random numbers of the run that asks for it.
     noise = torch.randn(batch_size, *input_shape, generator=torch.Generator().manual_seed(0))
     return noise.to(device=like.device, dtype=like.dtype)
 
 
-def _milliseconds(model: nn.Module, batch: Tensor) -> float:
+def _to_time(model: Model, device: torch.device) -> Model:
+    return copy.deepcopy(model).to(device).eval() if isinstance(model, nn.Module) else model
+
+
+def _milliseconds(model: Model, batch: Tensor) -> float:
     """One forward pass, from an idle device to an idle device."""
     _synchronize(batch.device)
     start = time.perf_counter()
