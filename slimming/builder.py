@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from slimming.bypass import Constant, Removed, replace_module, stands_in
+from slimming.layers import SCORED
 from slimming.selection import SELECTING, select, selects
-from slimming.surgery import agree, replace_module
+from slimming.surgery import agree
 
 ALLOWED = ("models", "torchvision.models")  # modules whose networks a checkpoint may name
 
@@ -63,8 +65,12 @@ def fit_shapes(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
             new = torch.empty(tensor.shape, dtype=old[name].dtype)
             parameter = isinstance(getattr(module, attribute), nn.Parameter)
             setattr(module, attribute, nn.Parameter(new) if parameter else new)
-        elif attribute == "index" and selects(module):
+        elif (attribute == "index" and selects(module)) or stands_in(module):
             continue  # done under another name
+        elif attribute == "removed" and isinstance(module, SCORED):
+            replace_module(model, path, Removed(module))
+        elif attribute == "constant" and isinstance(module, (_ConvNd, nn.Linear)):
+            replace_module(model, path, Constant(module, torch.empty_like(tensor)))
         elif attribute == "index" and type(module) in SELECTING:
             replace_module(model, path, select(module, torch.empty_like(tensor)))
         elif attribute == "bias" and isinstance(module, (_ConvNd, nn.Linear)):

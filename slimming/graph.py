@@ -16,6 +16,8 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
+from slimming.branches import Branch, find_branches
+from slimming.bypass import stands_in
 from slimming.gates import find_gates, fix_tensors_used_elsewhere, join_private_norms
 from slimming.labels import NONE, Labels
 from slimming.layers import SCORED
@@ -23,15 +25,6 @@ from slimming.streams import Streams, find_streams
 from slimming.walk import Coupled, Walk
 
 BATCH = 2  # images in the traced example: BatchNorm in training mode refuses one
-
-
-@dataclass(frozen=True)
-class Branch:
-    """A residual branch that can go as a whole: what it adds to the stream is then a constant."""
-
-    gates: tuple[str, ...]  # inside it; they lose all of their channels together
-    last: str  # the layer that reads the last of them; its bias is the constant
-    modules: tuple[str, ...]  # those that need not run any more
 
 
 @dataclass(frozen=True)
@@ -88,7 +81,9 @@ class _Tracer(fx.Tracer):
     """Layers with channels are leaves, also as subclasses from elsewhere."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, SCORED) or super().is_leaf_module(module, name)
+        return (
+            isinstance(module, SCORED) or stands_in(module) or super().is_leaf_module(module, name)
+        )
 
 
 def trace(model: nn.Module, example: Any, coupled: Coupled = "prune") -> ChannelGraph:
@@ -157,17 +152,20 @@ def _assemble(model: nn.Module, labels: Labels, walks: list[Walk]) -> ChannelGra
     dims = {key: lookup[classes[ids]] for key, ids in labels.dims.items() if key[0] in shapes}
     dims = {key: channels for key, channels in dims.items() if (channels != NONE).any()}
     reads = dict.fromkeys(key for walk in walks for key in walk.reads)
+    gates = {gate: lookup[ids] for gate, ids in gates.items()}
+    branches = [find_branches(walk, gates, dims) for walk in walks]
     return ChannelGraph(
         shapes=shapes,
         parameters=tuple(name for name, _ in model.named_parameters()),
         dims=dims,
-        gates={gate: lookup[ids] for gate, ids in gates.items()},
+        gates=gates,
         selecting=tuple(gate for gate in gates if gate in selecting),
         streams=find_streams(model, labels, classes, fixed_roots, selecting, readers),
         reads=tuple(key for key in reads if key in dims),
         uses={weight: uses for weight, uses in walks[-1].uses.items() if weight in shapes},
         folds=walks[-1].folds,
         fixed=fixed,
+        branches=tuple(branch for branch in branches[0] if branch in branches[1]),
         other_macs=_other_macs(model, walks[-1].uses, shapes),
     )
 

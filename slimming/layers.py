@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from slimming.bypass import Constant, stands_in
 from slimming.labels import NONE, along, spread
 from slimming.operations import per_channel
 from slimming.selection import selects
@@ -43,6 +44,8 @@ def label(walk: Walk, node: fx.Node, inputs: list[Tensor], value: Any) -> Any:
     if own_forward(module):
         reason = f"'{name}' computes something of its own ({kind} has its own forward)"
         return walk.refuse(inputs, value, reason)
+    if stands_in(module):
+        return _stand_in(walk, name, module, value)
     if len(inputs) == 1 and isinstance(value, Tensor):
         labels = inputs[0]
         if isinstance(module, _ConvNd) and labels.dim() == module.weight.dim():
@@ -139,6 +142,14 @@ def _norm(walk: Walk, node: fx.Node, module: _BatchNorm, labels: Tensor, value: 
     if alone and not selects(module):
         walk.folds[source.target] = name
     return spread(numbers, 1, value.shape)
+
+
+def _stand_in(walk: Walk, name: str, module: nn.Module, value: Tensor) -> Tensor:
+    """What is left of a removed branch: a constant whose entries go with the stream's channels."""
+    if not isinstance(module, Constant):
+        return torch.full(value.shape, NONE)
+    numbers = walk.labels.number(f"{name}.constant", 0, len(module.constant))
+    return spread(numbers, -1 if module.linear else 1, value.shape)
 
 
 def _called_once(node: fx.Node) -> bool:

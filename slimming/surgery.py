@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from slimming.bypass import bypass, replace_module
 from slimming.graph import ChannelGraph
 from slimming.selection import select, selects
 
@@ -18,17 +19,24 @@ def alive(graph: ChannelGraph, keep: Keep) -> Tensor:
     """(num_channels,) bool: which channels stay under {gate: indices of kept channels}.
 
     Raises:
-        ValueError: an unknown gate, an index out of range, an empty layer, or gates that are cut
-            together but keep different channels.
+        ValueError: an unknown gate, an index out of range, gates that are cut together but keep
+            different channels, or an empty layer that isn't a whole branch of `graph.branches`.
     """
     stays = torch.ones(graph.num_channels, dtype=torch.bool)
+    may_go = {
+        gate
+        for branch in graph.branches
+        if all(gate in keep and not len(keep[gate]) for gate in branch.gates)
+        for gate in branch.gates
+    }
     for gate, kept in keep.items():
         if gate not in graph.gates:
             raise ValueError(
                 f"'{gate}' is not a gate of this network: plan it again from its graph"
             )
         ids, kept = graph.gates[gate], torch.as_tensor(kept, dtype=torch.long)
-        if not len(kept) or kept.min() < 0 or kept.max() >= len(ids):
+        empty = not len(kept) and gate not in may_go
+        if empty or (len(kept) and not 0 <= kept.min() <= kept.max() < len(ids)):
             raise ValueError(
                 f"'{gate}' keeps {kept.tolist()}: need indices from 0 to {len(ids) - 1}"
             )
@@ -86,6 +94,9 @@ def slim(model: nn.Module, graph: ChannelGraph, keep: Keep) -> nn.Module:
                 replace_module(thin, gate, select(norm, everything))
             cuts[f"{gate}.index"] = cuts[f"{gate}.weight"]
     resize(thin, cuts)
+    for branch in graph.branches:
+        if all(f"{gate}.weight" in cuts and not len(keep[gate]) for gate in branch.gates):
+            bypass(thin, branch.modules, branch.last)
     _renumber(thin, graph, read_streams(graph, keep))
     return thin
 
@@ -94,8 +105,8 @@ def _renumber(thin: nn.Module, graph: ChannelGraph, read: Tensor) -> None:
     """Where unread channels of a stream went, the selections find theirs at new places."""
     for gate, inputs in graph.streams.inputs.items():
         here = (inputs < 0) | read[inputs]
-        if not here.all():
-            norm = thin.get_submodule(gate)
+        norm = thin.get_submodule(gate)
+        if selects(norm) and not here.all():
             norm.index = (here.cumsum(0) - 1).to(norm.index.device)[norm.index]
 
 
@@ -154,12 +165,3 @@ def check_graph(model: nn.Module, graph: ChannelGraph, keep: Keep) -> None:
     fingerprint = getattr(keep, "fingerprint", None)
     if fingerprint is not None and fingerprint != graph.fingerprint:
         raise ValueError("the plan was made for another network: plan again from this graph")
-
-
-def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
-    """Put `module` where the one at `path` is, under all of its names."""
-    old = model.get_submodule(path)
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if child is old:
-                parent._modules[name] = module

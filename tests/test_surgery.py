@@ -349,7 +349,7 @@ def test_a_plan_or_graph_of_another_network_is_refused():
     ("keep", "words"),
     [
         ({"bn9": torch.tensor([0])}, "'bn9' is not a gate"),
-        ({"bn1": torch.tensor([], dtype=torch.long)}, "'bn1' keeps"),
+        ({"bn2": torch.tensor([], dtype=torch.long)}, "'bn2' keeps"),
         ({"bn1": torch.tensor([0, 7])}, "from 0 to 6"),
         ({"bn1": torch.tensor([-1, 0])}, "from 0 to 6"),
         ({"bn1": torch.tensor([3, 1])}, "'bn1'"),

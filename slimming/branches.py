@@ -1,0 +1,125 @@
+"""Which branches of a network can go as a whole, because the rest still reaches the output."""
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.utils._pytree import tree_leaves
+
+from slimming import layers, operations
+from slimming.walk import Walk
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A branch of which the plan may take every channel; it then gives a constant."""
+
+    gates: tuple[str, ...]  # inside it; they lose all of their channels together
+    last: str  # the layer that reads the last of them; its bias is the constant
+    modules: tuple[str, ...]  # those that need not run any more
+
+
+def find_branches(
+    walk: Walk, gates: Mapping[str, Tensor], dims: Mapping[tuple[str, int], Tensor]
+) -> tuple[Branch, ...]:
+    """The largest branches that don't overlap, while some way to the output remains.
+
+    Args:
+        walk: one that was run.
+        gates, dims: of the ChannelGraph.
+    """
+    nodes = list(walk.module.graph.nodes)
+    calls = Counter(node.target for node in nodes if node.op == "call_module")
+    once = {name for name, number in calls.items() if number == 1}
+    found = []
+    for node in nodes:
+        if node.op == "call_module" and node.target in once and _reads(walk, node):
+            branch = _branch(walk, node, _only_for(node), gates, dims, once)
+            if branch is not None:
+                found.append((branch, node))
+    chosen: list[Branch] = []
+    without: set[fx.Node] = set()
+    for branch, node in sorted(found, key=lambda pair: -len(pair[0].modules)):
+        apart = all(set(branch.gates).isdisjoint(other.gates) for other in chosen)
+        if apart and _output_still_depends(walk, without | {node}):
+            chosen.append(branch)
+            without.add(node)
+    order = list(gates)
+    return tuple(sorted(chosen, key=lambda branch: order.index(branch.gates[0])))
+
+
+def _reads(walk: Walk, node: fx.Node) -> bool:
+    module = walk.fetch_attr(node.target)
+    whole = isinstance(module, nn.Linear) or (isinstance(module, _ConvNd) and module.groups == 1)
+    return whole and _plain(module)
+
+
+def _plain(module: nn.Module) -> bool:
+    return not isinstance(module, _ConvTransposeNd) and not layers.own_forward(module)
+
+
+def _only_for(last: fx.Node) -> list[fx.Node]:
+    """The nodes whose values nobody needs but, directly or not, `last`; in reverse order."""
+    inside: dict[fx.Node, None] = {}
+    node = last.prev
+    while node.op != "root":
+        if node.users and all(user is last or user in inside for user in node.users):
+            inside[node] = None
+        node = node.prev
+    return list(inside)
+
+
+def _branch(
+    walk: Walk,
+    last: fx.Node,
+    inside: list[fx.Node],
+    gates: Mapping[str, Tensor],
+    dims: Mapping[tuple[str, int], Tensor],
+    once: Collection[str],
+) -> Branch | None:
+    """The branch that ends with `last`, if all of it goes with its own gates and nothing else."""
+    called = [node.target for node in reversed(inside) if node.op == "call_module"]
+    own = [name for name in called if name in gates]
+    if not own or not all(_harmless(walk, node, once) for node in inside):
+        return None
+    channels = torch.cat([gates[name] for name in own]).unique()
+    gone = [name for name in called if isinstance(walk.fetch_attr(name), layers.SCORED)]
+    tied = {
+        name.rpartition(".")[0]
+        for (name, _), ids in dims.items()
+        if torch.isin(ids, channels).any()
+    }
+    all_of = [(f"{last.target}.weight", 1), *((f"{name}.weight", 0) for name in gone)]
+    whole = all(key in dims and torch.isin(dims[key], channels).all() for key in all_of)
+    if not whole or not tied <= {*gone, last.target}:
+        return None
+    return Branch(tuple(own), last.target, tuple(gone))
+
+
+def _harmless(walk: Walk, node: fx.Node, once: Collection[str]) -> bool:
+    """Whether a node is a layer that can go, or also runs on the small maps of such layers."""
+    if node.op == "call_module":
+        module = walk.fetch_attr(node.target)
+        if isinstance(module, layers.SCORED):
+            return node.target in once and _plain(module)
+        passes = isinstance(module, (*layers.POINTWISE, *layers.PER_CHANNEL))
+        return passes and not list(module.parameters())
+    name = getattr(node.target, "__name__", str(node.target))
+    passes = name in operations.POINTWISE | operations.PER_CHANNEL
+    return node.op in ("call_function", "call_method") and passes and len(node.all_input_nodes) == 1
+
+
+def _output_still_depends(walk: Walk, without: set[fx.Node]) -> bool:
+    """Whether values, not only their sizes, reach the output from an input past these nodes."""
+    reached: set[fx.Node] = set()
+    for node in walk.module.graph.nodes:
+        if node.op == "output":
+            return any(source in reached for source in node.all_input_nodes)
+        carries = any(isinstance(leaf, Tensor) for leaf in tree_leaves(walk.of[node]))
+        fed = node.op == "placeholder" or any(s in reached for s in node.all_input_nodes)
+        if carries and fed and node not in without:
+            reached.add(node)
+    return False
