@@ -1,7 +1,7 @@
 """Which branches of a network can go as a whole, because the rest still reaches the output."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -23,21 +23,38 @@ class Branch:
 
 
 def find_branches(
-    walk: Walk, gates: Mapping[str, Tensor], dims: Mapping[tuple[str, int], Tensor]
+    walks: Iterable[Walk], gates: Mapping[str, Tensor], dims: Mapping[tuple[str, int], Tensor]
 ) -> tuple[Branch, ...]:
     """The largest branches that don't overlap, while some way to the output remains.
 
     Args:
-        walk: one that was run.
+        walks: of the network in all of its modes; a branch has to be one in each of them.
         gates, dims: of the ChannelGraph.
     """
+    holders: dict[int, set[str]] = {}  # channel -> the layers that hold something of it
+    for (name, _), ids in dims.items():
+        for channel in set(ids.tolist()):
+            holders.setdefault(channel, set()).add(name.rpartition(".")[0])
+    found = [_branches(walk, gates, dims, holders) for walk in walks]
+    order = list(gates)
+    common = [branch for branch in found[0] if all(branch in other for other in found)]
+    return tuple(sorted(common, key=lambda branch: order.index(branch.gates[0])))
+
+
+def _branches(
+    walk: Walk,
+    gates: Mapping[str, Tensor],
+    dims: Mapping[tuple[str, int], Tensor],
+    holders: Mapping[int, set[str]],
+) -> list[Branch]:
     nodes = list(walk.module.graph.nodes)
     calls = Counter(node.target for node in nodes if node.op == "call_module")
     once = {name for name, number in calls.items() if number == 1}
     found = []
     for node in nodes:
         if node.op == "call_module" and node.target in once and _reads(walk, node):
-            branch = _branch(walk, node, _only_for(node), gates, dims, once)
+            inside = _only_for(walk, node, once)
+            branch = _branch(walk, node, inside, gates, dims, holders)
             if branch is not None:
                 found.append((branch, node))
     chosen: list[Branch] = []
@@ -47,8 +64,7 @@ def find_branches(
         if apart and _output_still_depends(walk, without | {node}):
             chosen.append(branch)
             without.add(node)
-    order = list(gates)
-    return tuple(sorted(chosen, key=lambda branch: order.index(branch.gates[0])))
+    return chosen
 
 
 def _reads(walk: Walk, node: fx.Node) -> bool:
@@ -61,14 +77,16 @@ def _plain(module: nn.Module) -> bool:
     return not isinstance(module, _ConvTransposeNd) and not layers.own_forward(module)
 
 
-def _only_for(last: fx.Node) -> list[fx.Node]:
-    """The nodes whose values nobody needs but, directly or not, `last`; in reverse order."""
+def _only_for(walk: Walk, last: fx.Node, once: Collection[str]) -> list[fx.Node]:
+    """The nodes that can go with `last`: nobody else, directly or not, needs what they give."""
     inside: dict[fx.Node, None] = {}
-    node = last.prev
-    while node.op != "root":
-        if node.users and all(user is last or user in inside for user in node.users):
+    waiting = list(last.all_input_nodes)
+    while waiting:
+        node = waiting.pop()
+        alone = all(user is last or user in inside for user in node.users)
+        if node not in inside and alone and _harmless(walk, node, once):
             inside[node] = None
-        node = node.prev
+            waiting += node.all_input_nodes
     return list(inside)
 
 
@@ -78,20 +96,16 @@ def _branch(
     inside: list[fx.Node],
     gates: Mapping[str, Tensor],
     dims: Mapping[tuple[str, int], Tensor],
-    once: Collection[str],
+    holders: Mapping[int, set[str]],
 ) -> Branch | None:
     """The branch that ends with `last`, if all of it goes with its own gates and nothing else."""
     called = [node.target for node in reversed(inside) if node.op == "call_module"]
     own = [name for name in called if name in gates]
-    if not own or not all(_harmless(walk, node, once) for node in inside):
+    if not own:
         return None
     channels = torch.cat([gates[name] for name in own]).unique()
     gone = [name for name in called if isinstance(walk.fetch_attr(name), layers.SCORED)]
-    tied = {
-        name.rpartition(".")[0]
-        for (name, _), ids in dims.items()
-        if torch.isin(ids, channels).any()
-    }
+    tied = set().union(*(holders[channel] for channel in channels.tolist()))
     all_of = [(f"{last.target}.weight", 1), *((f"{name}.weight", 0) for name in gone)]
     whole = all(key in dims and torch.isin(dims[key], channels).all() for key in all_of)
     if not whole or not tied <= {*gone, last.target}:

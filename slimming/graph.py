@@ -153,7 +153,6 @@ def _assemble(model: nn.Module, labels: Labels, walks: list[Walk]) -> ChannelGra
     dims = {key: channels for key, channels in dims.items() if (channels != NONE).any()}
     reads = dict.fromkeys(key for walk in walks for key in walk.reads)
     gates = {gate: lookup[ids] for gate, ids in gates.items()}
-    branches = [find_branches(walk, gates, dims) for walk in walks]
     return ChannelGraph(
         shapes=shapes,
         parameters=tuple(name for name, _ in model.named_parameters()),
@@ -165,7 +164,7 @@ def _assemble(model: nn.Module, labels: Labels, walks: list[Walk]) -> ChannelGra
         uses={weight: uses for weight, uses in walks[-1].uses.items() if weight in shapes},
         folds=walks[-1].folds,
         fixed=fixed,
-        branches=tuple(branch for branch in branches[0] if branch in branches[1]),
+        branches=find_branches(walks, gates, dims),
         other_macs=_other_macs(model, walks[-1].uses, shapes),
     )
 
