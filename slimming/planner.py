@@ -1,16 +1,33 @@
-"""Which channels stay: one global ranking (paper, section 3), under constraints."""
+"""Which channels stay: one global ranking (paper, section 3), under constraints.
+
+`ranking.py` orders the channels, `choice.py` and `rounding.py` respect floors, branches and widths,
+`budget.py` finds how many have to go for a target; here they are put together.
+"""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Literal
+from typing import Any, Literal, get_args
 
-import torch
 from torch import Tensor
 
+from slimming.budget import Budget, check_target
+from slimming.choice import Choice, Removed
+from slimming.counting import Counter, predict
 from slimming.graph import ChannelGraph
-from slimming.surgery import alive, slices
+from slimming.ranking import Combine, Ranking, Scope, rank
+from slimming.rounding import Rounding
+
+Dead = Literal["floor", "error", "bypass"]
+Unread = Literal["keep", "remove"]
+CHOICES = {
+    "rounding": get_args(Rounding),
+    "scope": get_args(Scope),
+    "combine": get_args(Combine),
+    "dead": get_args(Dead),
+    "unread": get_args(Unread),
+}
 
 
 @dataclass(frozen=True)
@@ -24,6 +41,9 @@ class Plan(Mapping[str, Tensor]):
     macs: int  # predicted, of the convolutions and linear layers, for one image
     shortfalls: tuple[str, ...] = field(default=())  # what was asked for and isn't met, and why
     fingerprint: str = ""  # of the graph it was made for
+    unread: Unread = "keep"  # what happens to channels that nobody reads any more
+    safe_ratio: float = 1.0  # the highest at which the ranking empties no layer; 1: all of them
+    latency: float | None = None  # measured, if it was a target: share of the dense network's time
 
     def __getitem__(self, gate: str) -> Tensor:
         return self.keep[gate]
@@ -38,51 +58,80 @@ class Plan(Mapping[str, Tensor]):
 def plan(
     graph: ChannelGraph,
     scores: Mapping[str, Tensor],
-    ratio: float,
+    ratio: float | None = None,
     *,
+    target: Mapping[str, float] | None = None,
+    measure: Callable[[Plan], float] | None = None,
     floor: float = 1,
     refill: bool = True,
     round_to: int = 1,
-    scope: Literal["global", "layer"] = "global",
+    rounding: Rounding = "nearest",
+    scope: Scope = "global",
+    combine: Combine = "mean",
+    dead: Dead = "floor",
+    unread: Unread = "keep",
 ) -> Plan:
-    """Choose the channels to keep.
+    """Choose the channels to keep, for a ratio or for a target.
 
-    Exactly floor(total x ratio) channels go, in decimal arithmetic, unless a constraint binds. Ties
-    are broken by the rank's share within the layer, then by position.
+    Given a ratio, exactly floor(total x ratio) channels go, in decimal arithmetic, unless a
+    constraint binds. Ties are broken by the rank's share within the layer, then by position.
+
+    Given a target, as few channels go as it takes (bisection along the ranking). Where the last of
+    them was an expensive one, channels come back, the strongest first, until the cost is within
+    1 % of the target. Time is measured, at each step of the bisection: tables of times per layer
+    and width don't add up, neither on CPUs nor on GPUs.
 
     Args:
         scores: {gate: (channels,)}, higher = keep.
         ratio: share of the channels to remove, 0 <= ratio < 1.
+        target: the most that may stay: {"macs": 0.5} is half of the dense network's, a number above
+            1 the MACs themselves; also "params", and "latency", which is always a share. All hold.
+        measure: plan -> time of the thin network as a share of the dense one's; for "latency".
         floor: the least a layer keeps: a number of channels, or a share below 1 (0.5 is the paper's
             "at most 50 % of a layer", Table 4). At least one channel stays in any case.
-        refill: make up in other layers for what the floor saved.
+        refill: make up in other layers for what the floor saved; a target always does.
         round_to: layers keep a multiple of this (at least one; smaller layers stay whole).
-        scope: rank all channels together, or remove the share from each layer (paper, Table 3).
+        rounding: keep the nearest multiple, the next higher (then no more channels go than asked;
+            a layer may stay whole) or the next lower (no fewer).
+        scope: rank all channels together; or take the share from each layer (paper, Table 3); or
+            divide scores by their layer's mean magnitude before ranking them together, which is
+            Torch-Pruning's default and not the paper's.
+        combine: how a channel that several gates score gets one score.
+        dead: a layer of which the ranking takes every channel keeps its floor, or is an error; or
+            its branch goes as a whole if the graph knows one, and the floor holds in the others.
+        unread: keep or remove channels that nobody reads any more.
 
     Raises:
-        ValueError: an option out of range, scores that are missing, not finite or of another shape.
+        ValueError: an option out of range, scores that are missing, not finite or of another shape,
+            a target out of reach, a layer that would be emptied under dead="error".
     """
-    ratio = check_ratio(ratio)
-    _check_options(floor, round_to, scope)
-    if ratio and not graph.gates:
+    _check_goal(ratio, target, measure)
+    words = {"rounding": rounding, "scope": scope, "combine": combine, "dead": dead}
+    _check_options(floor, round_to, unread=unread, **words)
+    if (ratio or target) and not graph.gates:
         raise ValueError("no BatchNorm of this network can be cut; graph.explain() says why")
-    order, layer_of = _rank(graph, scores)
-    sizes = torch.bincount(layer_of).tolist()
-    floors = [_least(size, floor) for size in sizes]
-    if scope == "layer":
-        goals = [_share(ratio, size) for size in sizes]
-        removed = [min(goal, size - low) for goal, size, low in zip(goals, sizes, floors)]
-        goal = sum(goals)
+    ranking = rank(graph, scores, scope, combine)
+    refill = refill and scope != "layer"
+    choice = Choice(graph, ranking, floor, refill, round_to, rounding, dead == "bypass")
+    drafts = _Drafts(graph, ranking, unread)
+    if target is None:
+        sizes = ranking.sizes if scope == "layer" else [len(ranking.sequence)]
+        goal = sum(_share(ratio, size) for size in sizes)
+        removed, saved = choice.along(goal) if scope == "layer" else choice.exactly(goal)
+        gone, why, latency = sum(removed), f"floor={floor} and round_to={round_to} bind", None
+        notes = [] if gone == goal else [f"{gone} channels go instead of {goal}: {why}"]
     else:
-        goal = _share(ratio, len(order))
-        removed = _remove_globally(layer_of[order].tolist(), sizes, floors, goal, refill)
-    if round_to > 1 and goal:
-        total = None if scope == "layer" else goal if refill else sum(removed)
-        removed = _round(removed, sizes, floors, round_to, total)
-    stays = torch.ones(graph.num_channels, dtype=torch.bool)
-    for layer, count in enumerate(removed):
-        stays[order[layer_of[order] == layer][:count]] = False
-    return _finish(graph, stays, goal, sum(removed), floor, round_to)
+        dense = dict(zip(("params", "macs"), predict(graph, {})))
+        budget = Budget(target, dense, drafts.costs, lambda gone: measure(drafts.plan(gone)))
+        goal, removed, saved = budget.meet(choice)
+        notes, latency = budget.gaps(removed), budget.costs(removed).get("latency")
+    if dead == "error":
+        _refuse_dead(ranking, goal)
+    if saved:
+        names = ", ".join(ranking.name(layer) for layer in saved)
+        notes.append(f"{names}: every channel was to go, but no branch could go as a whole")
+    safe = 1.0 if scope == "layer" else _safe_ratio(ranking)
+    return drafts.plan(removed, shortfalls=tuple(notes), safe_ratio=safe, latency=latency)
 
 
 def check_ratio(ratio: float) -> float:
@@ -98,27 +147,31 @@ def check_ratio(ratio: float) -> float:
 
 def safe_ratio(graph: ChannelGraph, scores: Mapping[str, Tensor]) -> float:
     """The largest ratio at which a global ranking empties no layer."""
-    order, layer_of = _rank(graph, scores)
-    left = torch.bincount(layer_of).tolist()
-    for removed, layer in enumerate(layer_of[order].tolist()):
-        left[layer] -= 1
-        if left[layer] == 0:  # rounded up a little, so that `_share` gives this very count again
-            return math.ceil(removed / len(order) * 1e12) / 1e12
-    return 0.0
+    return _safe_ratio(rank(graph, scores, "global", "mean"))
 
 
-def predict(graph: ChannelGraph, keep: Mapping[str, Tensor]) -> tuple[int, int]:
-    """(parameters, MACs) of the thin network, without building it.
+class _Drafts:
+    """Plans, and what they cost, from how many channels each layer loses."""
 
-    MACs are the multiply-accumulates of convolutions and linear layers for one image.
-    """
-    shapes = {name: list(shape) for name, shape in graph.shapes.items()}
-    for name, dims in slices(graph, keep).items():
-        for dim, index in dims:
-            shapes[name][dim] = len(index)
-    params = sum(math.prod(shapes[name]) for name in graph.parameters)
-    macs = sum(math.prod(shapes[weight]) * uses for weight, uses in graph.uses.items())
-    return params, macs + graph.other_macs
+    def __init__(self, graph: ChannelGraph, ranking: Ranking, unread: Unread):
+        self._graph, self._ranking, self._unread = graph, ranking, unread
+        self._count, self._fingerprint = Counter(graph, unread == "remove"), graph.fingerprint
+
+    def plan(self, removed: Removed, **more: Any) -> Plan:
+        stays = self._ranking.stays(removed)
+        keep = {gate: stays[ids].nonzero().flatten() for gate, ids in self._graph.gates.items()}
+        kept, (params, macs) = int(stays.sum()), self._count(stays)
+        known = {"fingerprint": self._fingerprint, "unread": self._unread}
+        return Plan(keep, kept, len(stays), params, macs, **known, **more)
+
+    def costs(self, removed: Removed) -> dict[str, float]:
+        params, macs = self._count(self._ranking.stays(removed))
+        return {"params": params, "macs": macs}
+
+
+def _safe_ratio(ranking: Ranking) -> float:
+    # Rounded up a little, so that `_share` gives this very count again.
+    return math.ceil(ranking.safe() / max(1, len(ranking.sequence)) * 1e12) / 1e12
 
 
 def _share(ratio: float, count: int) -> int:
@@ -126,107 +179,39 @@ def _share(ratio: float, count: int) -> int:
     return int(Decimal(str(ratio)) * count)
 
 
-def _least(size: int, floor: float) -> int:
-    low = math.ceil(Decimal(str(floor)) * size) if floor < 1 else int(floor)
-    return min(size, max(1, low))
+def _refuse_dead(ranking: Ranking, goal: int) -> None:
+    if emptied := ranking.emptied(goal):
+        names = ", ".join(ranking.name(layer) for layer in emptied)
+        raise ValueError(
+            f"{names} would lose every channel: the highest ratio at which no layer does is "
+            f"{_safe_ratio(ranking):.4g}; or say dead=floor to keep some"
+        )
 
 
-def _check_options(floor: float, round_to: int, scope: str) -> None:
+def _check_goal(
+    ratio: float | None,
+    target: Mapping[str, float] | None,
+    measure: Callable[[Plan], float] | None,
+) -> None:
+    if target is None:
+        check_ratio(ratio)
+        return
+    if ratio is not None:
+        raise ValueError(f"give ratio or target, not both; got ratio={ratio!r}, target={target!r}")
+    check_target(target)
+    if "latency" in target and measure is None:
+        raise ValueError(
+            "target.latency needs measure, a function from a plan to its share of time"
+        )
+
+
+def _check_options(floor: float, round_to: int, **words: str) -> None:
     if isinstance(floor, bool) or not isinstance(floor, (int, float)) or not 0 <= floor < math.inf:
         raise ValueError(f"floor is a number of channels, or a share below 1; got {floor!r}")
     if floor > 1 and floor != int(floor):
         raise ValueError(f"floor above 1 is a whole number of channels; got {floor!r}")
     if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
         raise ValueError(f"round_to is a whole number from 1 on; got {round_to!r}")
-    if scope not in ("global", "layer"):
-        raise ValueError(f"scope is global or layer; got {scope!r}")
-
-
-def _rank(graph: ChannelGraph, scores: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """(channels from weakest to strongest, layer of each channel).
-
-    A channel scored by several gates gets their mean; a layer is a set of channels with one and the
-    same set of gates.
-    """
-    total = torch.zeros(graph.num_channels, dtype=torch.float64)
-    count = torch.zeros(graph.num_channels, dtype=torch.long)
-    gates_of: list[list[str]] = [[] for _ in range(graph.num_channels)]
-    for gate, ids in graph.gates.items():
-        if gate not in scores:
-            raise ValueError(f"there are no scores for '{gate}'")
-        score = torch.as_tensor(scores[gate]).detach().cpu().double()
-        if score.shape != ids.shape:
-            raise ValueError(f"'{gate}' has {len(ids)} channels but {tuple(score.shape)} scores")
-        if not score.isfinite().all():
-            raise ValueError(f"the scores of '{gate}' are not all finite: did training diverge?")
-        total.index_add_(0, ids, score)
-        count.index_add_(0, ids, torch.ones_like(ids))
-        for channel in set(ids.tolist()):
-            gates_of[channel].append(gate)
-    score = total / count.clamp(min=1)
-    layers = {gates: i for i, gates in enumerate(dict.fromkeys(map(tuple, gates_of)))}
-    layer_of = torch.tensor([layers[tuple(gates)] for gates in gates_of], dtype=torch.long)
-    share = torch.zeros(graph.num_channels, dtype=torch.float64)
-    for layer in range(len(layers)):
-        members = (layer_of == layer).nonzero().flatten()
-        ranks = score[members].argsort(stable=True).argsort(stable=True)
-        share[members] = ranks.double() / len(members)
-    by_share = share.argsort(stable=True)
-    return by_share[score[by_share].argsort(stable=True)], layer_of
-
-
-def _remove_globally(
-    layers: list[int], sizes: list[int], floors: list[int], goal: int, refill: bool
-) -> list[int]:
-    """How many channels each layer loses; `layers` is the layer of each channel, weakest first."""
-    removed = [0] * len(sizes)
-    for rank, layer in enumerate(layers):
-        if sum(removed) == goal or (not refill and rank == goal):
-            break
-        if sizes[layer] - removed[layer] > floors[layer]:
-            removed[layer] += 1
-    return removed
-
-
-def _round(
-    removed: list[int], sizes: list[int], floors: list[int], multiple: int, goal: int | None
-) -> list[int]:
-    """Kept counts become the nearest multiples; then, given a goal for the sum of what is removed,
-    the layers closest to a tie take the next multiple instead until the sum is as near as it gets.
-    """
-
-    def options(layer: int) -> list[int]:
-        size = sizes[layer]
-        counts = [k for k in range(multiple, size + 1, multiple) if k >= floors[layer]]
-        return counts or [size]
-
-    wanted = [size - gone for size, gone in zip(sizes, removed)]
-    kept = [min(options(i), key=lambda k: (abs(k - wanted[i]), -k)) for i in range(len(sizes))]
-    while goal is not None:
-        gap = sum(sizes) - goal - sum(kept)  # > 0: more channels may stay
-        moves = [
-            (abs(gap - (k - kept[i])), abs(k - wanted[i]), i, k)
-            for i in range(len(sizes))
-            for k in options(i)
-            if abs(k - kept[i]) <= multiple and abs(gap - (k - kept[i])) < abs(gap)
-        ]
-        if not moves:
-            break
-        _, _, layer, count = min(moves)
-        kept[layer] = count
-    return [size - k for size, k in zip(sizes, kept)]
-
-
-def _finish(
-    graph: ChannelGraph, stays: Tensor, goal: int, gone: int, floor: float, round_to: int
-) -> Plan:
-    keep = {gate: stays[ids].nonzero().flatten() for gate, ids in graph.gates.items()}
-    assert torch.equal(alive(graph, keep), stays)
-    params, macs = predict(graph, keep)
-    shortfalls = ()
-    if gone != goal:
-        shortfalls = (
-            f"{gone} channels go instead of {goal}: floor={floor} and round_to={round_to} bind",
-        )
-    total = graph.num_channels
-    return Plan(keep, total - gone, total, params, macs, shortfalls, graph.fingerprint)
+    for name, value in words.items():
+        if value not in CHOICES[name]:
+            raise ValueError(f"{name} is one of {', '.join(CHOICES[name])}; got {value!r}")
