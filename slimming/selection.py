@@ -15,7 +15,20 @@ class _Selecting:
     index: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.index_select(1, self.index))
+        return super().forward(gather(x, self.index))
+
+
+def gather(x: Tensor, index: Tensor) -> Tensor:
+    """(N, C, ...) -> (N, len(index), ...), in the same memory layout.
+
+    In channels_last torch's own index_select copies everything to the other layout first, and what
+    follows copies it back; there, it selects columns of the matrix (positions, channels) instead.
+    """
+    if x.stride(1) != 1:
+        return x.index_select(1, index)
+    last = x.movedim(1, -1)
+    columns = last.flatten(0, -2).index_select(1, index)
+    return columns.unflatten(0, last.shape[:-1]).movedim(-1, 1)
 
 
 class SelectingBatchNorm1d(_Selecting, nn.BatchNorm1d):

@@ -18,6 +18,7 @@ from helpers import (
 )
 from slimming import slim, trace
 from slimming.fold import fold
+from slimming.selection import gather
 from zoo import PICTURE, ZOO, PreActivation, Twice, block, chain, conv
 
 
@@ -152,3 +153,35 @@ def test_what_cannot_be_traced_is_refused():
 
     with pytest.raises(ValueError, match="can't be traced"):
         fold(Decides(), torch.zeros(1, 3))
+
+
+@pytest.mark.parametrize("shape", [(3, 6), (3, 6, 4), (3, 6, 4, 5), (1, 6, 1, 1), (2, 6, 3, 4, 5)])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_selecting_keeps_values_gradients_and_layout(shape, channels_last):
+    """torch's own index_select leaves channels_last, and every layer behind it pays for that."""
+    x = torch.randn(shape)
+    if channels_last:
+        x = x.movedim(1, -1).contiguous().movedim(-1, 1)
+    x.requires_grad_()
+    index = torch.tensor([0, 2, 5])
+    got, expected = gather(x, index), x[:, index]
+    assert torch.equal(got, expected)
+    weight = torch.randn(got.shape)
+    (gradient,) = torch.autograd.grad((got * weight).sum(), x)
+    (expected,) = torch.autograd.grad((expected * weight).sum(), x)
+    assert torch.equal(gradient, expected)
+    if len(shape) == 4:
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        assert got.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_network_with_selections_is_exported_for_any_batch(layout):
+    model = randomise(PreActivation()).to(memory_format=layout).eval()
+    graph = trace(model, torch.zeros(1, *PICTURE))
+    thin = slim(model, graph, random_plan(graph, 0.5))
+    images = torch.randn(4, *PICTURE).to(memory_format=layout)
+    batch = torch.export.Dim("batch")
+    exported = torch.export.export(thin, (images[:2],), dynamic_shapes=({0: batch},)).module()
+    with torch.no_grad():
+        assert relative_gap(exported(images), thin(images)) < 1e-5
