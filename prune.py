@@ -2,26 +2,31 @@
 
     python prune.py                                     # the newest sparse training, ratio 0.7
     python prune.py ckpt=runs/<name> ratio=0.5 dry_run=true
+    python prune.py target.macs=0.5                     # whatever it takes to halve the MACs
 
 Reads one checkpoint, writes one checkpoint. Shows what each layer would lose before it cuts, and
 proves that the thin network computes what the masked one computes.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from utils.cli import script
+
+RATIO = 0.7  # unless a ratio or a target is given
+OPTIONS = ("floor", "refill", "round_to", "rounding", "scope", "combine", "dead", "unread")
 
 
 def prune(cfg) -> Path:
     """Run or just find the cut that `cfg` describes; return its folder."""
     from hydra.utils import instantiate
 
-    from slimming.planner import check_ratio, plan
+    from slimming import plan
     from utils import stages
     from utils.doctor import show_plan
     from utils.runs import Run
 
-    check_ratio(cfg.ratio)
+    goal = what_to_cut(cfg)
     if cfg.recalibrate < 0:
         raise ValueError(f"recalibrate is a number of training images; got {cfg.recalibrate}")
     path = stages.find_parent(
@@ -31,34 +36,73 @@ def prune(cfg) -> Path:
     )
     hardware, parent = instantiate(cfg.hardware), stages.Parent.open(path)
     data = parent.data(cfg, hardware)
-    options = {key: cfg[key] for key in ("floor", "refill", "round_to", "scope")}
+    options = {key: cfg[key] for key in OPTIONS}
     method = {key: value for key, value in cfg.method.items() if key not in stages.PENALTY}
     seed = parent.facts.get("seed", cfg.seed)
     run = Run(
         cfg.runs_dir,
         "prune",
-        f"{parent.row}-r{cfg.ratio:g}{_options_label(cfg)}",
+        f"{parent.row}-{_goal_label(goal)}{_options_label(cfg)}",
         seed,
         {
             "parent": parent.identity,
             "data": data.fingerprint,
             "method": method,
-            "plan": {"_target_": "slimming.planner.plan", "ratio": cfg.ratio, **options},
+            "plan": {"_target_": "slimming.planner.plan", **goal, **options},
+            **({} if cfg.coupled == "prune" else {"coupled": cfg.coupled}),
             "after": {key: cfg[key] for key in ("compensate", "recalibrate")},
             "precision": hardware.precision,
         },
     )
 
     def work(logger) -> stages.Outcome:
-        return _cut(cfg, run, parent, data, hardware, planned)
+        return _cut(cfg, run, parent, data, hardware, goal, planned)
 
     if run.result is None or cfg.dry_run:
         model = parent.model(cfg, data, hardware)
         graph, scores = _score(cfg, model, data, seed)
-        keep = plan(graph, scores, cfg.ratio, **options)
+        measure = _timer(model, graph, data, hardware)
+        keep = plan(graph, scores, **goal, measure=measure, **options)
         show_plan(model, graph, scores, keep)
         planned = (model, graph, keep)
     return stages.complete(cfg, run, work)
+
+
+def what_to_cut(cfg) -> dict:
+    """{"ratio": share} or {"target": {name: limit}}, as `plan` takes it.
+
+    Raises:
+        ValueError: both are given, or what is given is none.
+    """
+    from slimming.planner import check_ratio, check_target
+
+    if not isinstance(cfg.target or {}, Mapping):
+        raise ValueError(f"target needs a name, such as target.macs={cfg.target}")
+    target = {name: value for name, value in (cfg.target or {}).items() if value is not None}
+    if not target:
+        return {"ratio": check_ratio(RATIO if cfg.ratio is None else cfg.ratio)}
+    if cfg.ratio is not None:
+        names = ", ".join(f"target.{name}={value:g}" for name, value in target.items())
+        raise ValueError(f"give a ratio or a target, not both; got ratio={cfg.ratio:g} and {names}")
+    check_target(target)
+    return {"target": target}
+
+
+def _timer(model, graph, data, hardware):
+    """plan -> time of the thin network as a share of the dense one's, on this machine."""
+    from slimming import slim
+    from utils.cost import latency
+
+    def measure(keep) -> float:
+        pair = {"dense": model, "thin": hardware.place(slim(model, graph, keep))}
+        times = latency(pair, data.input_shape, (64,), repeats=15, device=hardware.device)
+        dense, thin = (times[name]["64"]["median_ms"] for name in pair)
+        print(
+            f"timed: {keep.kept:,} channels, {thin:.3g} ms of {dense:.3g} ms ({thin / dense:.1%})"
+        )
+        return thin / dense
+
+    return measure
 
 
 def _score(cfg, model, data, seed: int) -> tuple:
@@ -66,13 +110,13 @@ def _score(cfg, model, data, seed: int) -> tuple:
 
     from slimming import trace
 
-    graph = trace(model, next(data.sample(2, seed=seed)))
+    graph = trace(model, next(data.sample(2, seed=seed)), cfg.coupled)
     method = instantiate(cfg.method, strength=0.0, _convert_="all")
     images = data.sample(min(512, len(data.train)), seed=seed)
     return graph, method.scores(model, graph, images)
 
 
-def _cut(cfg, run, parent, data, hardware, planned: tuple):
+def _cut(cfg, run, parent, data, hardware, goal: dict, planned: tuple):
     """Cut, prove, compensate if asked, recalibrate; accuracy after each step."""
     from slimming import compensate, mask, recalibrate, slim, verify
     from slimming.artifact import compose
@@ -103,25 +147,39 @@ def _cut(cfg, run, parent, data, hardware, planned: tuple):
         reached["recalibrated"] = stages.accuracies(thin, data, hardware)
     show_accuracies(reached)
     kept = {gate: indices.tolist() for gate, indices in keep.items()}
+    asked = {"ratio": 1 - keep.kept / keep.total, **goal}  # with a target, what it took
     return stages.Outcome(
         thin,
         parent.extended(
-            stages.history_entry(run, cfg, ratio=cfg.ratio), compose(parent.checkpoint.keep, keep)
+            stages.history_entry(run, cfg, **asked), compose(parent.checkpoint.keep, keep)
         ),
         {
             **stages.facts(run, cfg, data, hardware, parent.checkpoint.target, parent),
-            "ratio": cfg.ratio,
+            "target": None,
+            **asked,
+            "safe_ratio": keep.safe_ratio,
             "epochs": None,
             "accuracy": list(reached.values())[-1],
             "variants": reached,
             "compensate": cfg.compensate,
             "recalibrate": min(cfg.recalibrate, len(data.train)),
             "folded": [vars(layer) for layer in folded],
-            "plan": {"kept": keep.kept, "total": keep.total, "keep": kept},
+            "plan": {
+                "kept": keep.kept,
+                "total": keep.total,
+                "latency": keep.latency,  # share of the time, if that was the target
+                "keep": kept,
+            },
             "shortfalls": list(keep.shortfalls),
             "certificate": proof.as_dict(),
         },
     )
+
+
+def _goal_label(goal: dict) -> str:
+    if "ratio" in goal:
+        return f"r{goal['ratio']:g}"
+    return "-".join(f"{name}{limit:g}" for name, limit in goal["target"].items())
 
 
 def _options_label(cfg) -> str:
@@ -130,7 +188,12 @@ def _options_label(cfg) -> str:
         f"floor{cfg.floor:g}" if cfg.floor != 1 else "",
         "" if cfg.refill else "norefill",
         f"x{cfg.round_to}" if cfg.round_to != 1 else "",
+        cfg.rounding if cfg.rounding != "nearest" else "",
         cfg.scope if cfg.scope != "global" else "",
+        f"{cfg.coupled}coupled" if cfg.coupled != "prune" else "",
+        cfg.combine if cfg.combine != "mean" else "",
+        cfg.dead if cfg.dead != "floor" else "",
+        f"{cfg.unread}unread" if cfg.unread != "keep" else "",
         cfg.compensate if cfg.compensate != "none" else "",
         f"rc{cfg.recalibrate}" if cfg.recalibrate else "",
     ]

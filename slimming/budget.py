@@ -87,7 +87,8 @@ class Budget:
     def gaps(self, removed: Removed) -> list[str]:
         """One sentence per target that is met, but not to within 1 %, and why."""
         costs, close = self.costs(removed), self.close(removed)
-        why = f"target.{close[0]} binds" if close else "the next step up is too large"
+        nearest = "was timed nearer" if "latency" in self.target else "that may stay still fits"
+        why = f"target.{close[0]} binds" if close else f"nothing {nearest}"
         return [
             f"{self._say(name, cost)} stay although target.{name}={self.target[name]:g}: "
             f"{why if any(removed) else 'nothing has to go'}"

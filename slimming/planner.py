@@ -84,8 +84,9 @@ def plan(
     Args:
         scores: {gate: (channels,)}, higher = keep.
         ratio: share of the channels to remove, 0 <= ratio < 1.
-        target: the most that may stay: {"macs": 0.5} is half of the dense network's, a number above
-            1 the MACs themselves; also "params", and "latency", which is always a share. All hold.
+        target: the most that may stay: {"macs": 0.5} is half of what the network costs before this
+            cut, a number above 1 the MACs themselves; also "params", and "latency", which is always
+            a share. All of them hold.
         measure: plan -> time of the thin network as a share of the dense one's; for "latency".
         floor: the least a layer keeps: a number of channels, or a share below 1 (0.5 is the paper's
             "at most 50 % of a layer", Table 4). At least one channel stays in any case.

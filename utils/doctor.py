@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from slimming import ChannelGraph, Plan, safe_ratio
+from slimming import ChannelGraph, Plan
 from slimming.planner import predict
 
 SMALL = 1e-2  # a gamma below this is called dead in the tables
@@ -26,6 +26,7 @@ def show_plan(
         gamma = model.get_submodule(gate).weight.detach().abs().float().cpu()
         kept = len(keep[gate])
         note = "  (all but these were to go)" if kept < 3 < len(ids) else ""
+        note = note if kept else "  (its branch goes)"
         table.add_row(
             gate,
             *(f"{value:.3f}" for value in gamma.quantile(points).tolist()),
@@ -39,13 +40,16 @@ def show_plan(
     everything = torch.cat([scores[gate] for gate in graph.gates])
     params, macs = predict(graph, {})
     dead = (everything.abs() < SMALL).float().mean()
+    highest = f"the highest ratio that empties no layer is {keep.safe_ratio:.3f}"
     console.print(
-        f"{dead:.1%} of the scores are below {SMALL:g}; the highest ratio that empties no layer is "
-        f"{safe_ratio(graph, scores):.3f}\n"
+        f"{dead:.1%} of the scores are below {SMALL:g}; "
+        f"{highest if keep.safe_ratio < 1 else 'no ratio empties a layer'}\n"
         f"channels {keep.total:,} -> {keep.kept:,}, parameters {params:,} -> {keep.params:,}, "
         f"MACs {macs:,} -> {keep.macs:,}",
         highlight=False,
     )
+    if keep.latency is not None:
+        console.print(f"time {keep.latency:.1%} of the dense network's", highlight=False)
     for sentence in keep.shortfalls:
         console.print(f"note: {sentence}", highlight=False)
 
