@@ -2,7 +2,7 @@
 
 A channel whose gamma is 0 isn't silent: behind the activation it is act(beta), a constant. Peers
 throw it away and fall from 93 % to 10 %. Here each consumer's mean input from the cut channels is
-folded into the BatchNorm behind it, or into its bias.
+folded into the BatchNorm behind it, or into its bias; or its weights are estimated anew.
 """
 
 import copy
@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from slimming.consumers import Cut, add_constant, channel_dim, cut_consumers, the_input
 from slimming.graph import ChannelGraph
-from slimming.selection import selects
-from slimming.surgery import Keep, alive, check_graph, slices
+from slimming.refit import Refitted, refit
+from slimming.surgery import Keep, alive, check_graph
 
-Compensation = Literal["none", "bias", "expected"]
+Compensation = Literal["none", "bias", "expected", "refit"]
 COMPENSATIONS: tuple[str, ...] = get_args(Compensation)
 
 
@@ -41,45 +42,47 @@ def compensate(
     thin: nn.Module,
     images: Iterable[Tensor],
     mode: Compensation,
-) -> list[Folded]:
-    """Fold the cut channels' mean contribution into `thin`, in place.
+) -> list[Folded] | list[Refitted]:
+    """Let `thin` make up for the cut channels, in place.
 
     Args:
         model, graph, keep, thin: as given to and returned by `slim`.
         images: batches (N, ...) of training images, without augmentation.
-        mode: `none`; `bias`: what the channels give when gamma is 0, act(beta); `expected`: what
-            they give on these images, E[act(gamma z + beta)].
+        mode: `none`; or fold the cut channels' mean contribution: what they give when gamma is 0,
+            act(beta) (`bias`), or on these images, E[act(gamma z + beta)] (`expected`); or estimate
+            the weights of their consumers anew (`refit`, see there).
 
-    Zero padding makes a constant inexact at the borders of a map: the mean over all positions is
-    folded, and the rest is reported in `Folded.left`.
+    Zero padding makes a constant inexact at the borders of a map: `bias` and `expected` fold the
+    mean over all positions and report the rest in `Folded.left`. `refit` sees the borders.
 
     Raises:
-        ValueError: unknown mode, or no images.
+        ValueError: unknown mode, no images, or NaN or infinity on them; `thin` is as before.
     """
     if mode not in COMPENSATIONS:
         raise ValueError(f"compensate is one of {', '.join(COMPENSATIONS)}; got {mode!r}")
     if mode == "none":
         return []
     check_graph(model, graph, keep)
+    if mode == "refit":
+        return refit(model, graph, keep, thin, images)
     stays = alive(graph, keep)
     source = copy.deepcopy(model).eval()
     if mode == "bias":
         for gate, ids in graph.gates.items():
             source.get_submodule(gate).weight[~stays[ids]] = 0.0
-    contributions = _measure(source, graph, stays, images)
-    cuts, folded = slices(graph, keep), []
-    for layer, (mean, square) in contributions.items():
-        for dim, index in cuts.get(f"{layer}.weight", []):
-            if (f"{layer}.weight", dim) not in graph.reads:
-                mean, square = mean[index], square[index]
-        _fold(thin, layer, graph.folds.get(layer), mean)
+    folded = []
+    cuts = cut_consumers(graph, keep, thin)
+    for layer, (mean, square) in _measure(source, cuts, images).items():
+        if (kept := cuts[layer].outputs) is not None:
+            mean, square = mean[kept], square[kept]
+        add_constant(thin, graph, layer, mean)
         left = (square - mean.square()).clamp(min=0).mean().sqrt()
         folded.append(Folded(layer, mean.square().mean().sqrt().item(), left.item()))
     return folded
 
 
 def _measure(
-    source: nn.Module, graph: ChannelGraph, stays: Tensor, images: Iterable[Tensor]
+    source: nn.Module, cuts: dict[str, Cut], images: Iterable[Tensor]
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """{consumer: (mean, mean square) of what the cut channels give it, over images and positions}.
 
@@ -87,9 +90,18 @@ def _measure(
     """
     sums: dict[str, list[Any]] = {}
 
-    def listen(name: str, only_cut: nn.Module, channel_dim: int):
-        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            given = only_cut(args[0]).double().movedim(channel_dim, 0).flatten(1)
+    def listen(name: str, only_cut: nn.Module):
+        def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            given = (
+                only_cut(the_input(args, kwargs))
+                .double()
+                .movedim(channel_dim(module), 0)
+                .flatten(1)
+            )
+            if not given.isfinite().all():
+                raise ValueError(
+                    f"'{name}' reads NaN or infinity on the images: nothing was folded"
+                )
             total = sums.setdefault(name, [0.0, 0.0, 0])
             total[0] = total[0] + given.sum(1)
             total[1] = total[1] + given.square().sum(1)
@@ -97,19 +109,12 @@ def _measure(
 
         return hook
 
-    for weight, dim in graph.reads:
-        ids = graph.dims[weight, dim]
-        kept = ((ids < 0) | stays[ids]).nonzero().flatten()
-        name = weight.rpartition(".")[0]
+    for name, cut in cuts.items():
         layer = source.get_submodule(name)
-        if len(kept) == len(ids):
-            continue
         only_cut = copy.deepcopy(layer)
-        only_cut.weight.index_fill_(dim, kept.to(layer.weight.device), 0.0)
+        only_cut.weight.index_fill_(cut.dim, cut.inputs.to(layer.weight.device), 0.0)
         only_cut.bias = None
-        layer.register_forward_pre_hook(
-            listen(name, only_cut, -1 if isinstance(layer, nn.Linear) else 1)
-        )
+        layer.register_forward_pre_hook(listen(name, only_cut), with_kwargs=True)
     seen = False
     for batch in images:
         source(batch)
@@ -117,19 +122,6 @@ def _measure(
     if not seen:
         raise ValueError("compensation needs at least one batch of training images")
     return {name: (total / n, square / n) for name, (total, square, n) in sums.items()}
-
-
-def _fold(thin: nn.Module, layer: str, norm: str | None, mean: Tensor) -> None:
-    """BN(x + mean) = BN with running_mean - mean; elsewhere the bias takes it."""
-    if norm is not None and thin.get_submodule(norm).running_mean is not None:
-        module = thin.get_submodule(norm)
-        seen = mean[module.index] if selects(module) else mean
-        module.running_mean.sub_(seen.to(module.running_mean))
-        return
-    module = thin.get_submodule(layer)
-    if module.bias is None:
-        module.bias = nn.Parameter(torch.zeros_like(mean).to(module.weight))
-    module.bias.add_(mean.to(module.bias))
 
 
 @torch.no_grad()
