@@ -12,11 +12,18 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.padding import (
+    _CircularPadNd,
+    _ConstantPadNd,
+    _ReflectionPadNd,
+    _ReplicationPadNd,
+)
 
 from slimming.bypass import Constant, stands_in
 from slimming.labels import NONE, along, spread
-from slimming.operations import per_channel
+from slimming.operations import along_dim, glu, per_channel
 from slimming.selection import selects
+from slimming.views import shuffle
 
 if TYPE_CHECKING:
     from slimming.walk import Walk
@@ -25,14 +32,16 @@ if TYPE_CHECKING:
 POINTWISE = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish),
     *(nn.Sigmoid, nn.Tanh, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Softplus, nn.Softsign),
-    *(nn.Identity, nn.Dropout),
+    *(nn.LogSigmoid, nn.Threshold, nn.Softshrink, nn.Hardshrink, nn.Tanhshrink, nn.RReLU),
+    *(nn.Identity, nn.Dropout, nn.AlphaDropout),
 )
 # Each channel is treated by itself; the other dimensions may shrink or grow.
 PER_CHANNEL = (
     *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
     *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
     *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
-    *(nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Upsample, nn.ZeroPad2d, nn.ReflectionPad2d),
+    *(nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Upsample),
+    *(_ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd, _CircularPadNd),
 )
 SCORED = (_ConvNd, nn.Linear, _BatchNorm)  # the layers that have channels of their own
 
@@ -60,6 +69,18 @@ def label(walk: Walk, node: fx.Node, inputs: list[Tensor], value: Any) -> Any:
             return per_channel(walk, kind, labels, value)
         if isinstance(module, nn.Flatten):
             return module(labels)
+        if isinstance(module, nn.PReLU):
+            return _slopes(walk, name, module, labels, value)
+        if isinstance(module, (nn.Softmax, nn.LogSoftmax)):
+            return along_dim(walk, name, module.dim, labels, value)
+        if isinstance(module, nn.GLU):
+            return glu(walk, name, module.dim, labels)
+        if isinstance(module, nn.PixelShuffle):
+            return shuffle(walk, "pixel_shuffle", module.upscale_factor, labels, value)
+        if isinstance(module, nn.PixelUnshuffle):
+            return shuffle(walk, "pixel_unshuffle", module.downscale_factor, labels, value)
+        if isinstance(module, nn.ChannelShuffle):
+            return shuffle(walk, "channel_shuffle", module.groups, labels, value)
     return walk.refuse(inputs, value, f"{kind} '{name}' may mix its channels")
 
 
@@ -109,8 +130,12 @@ def _conv(walk: Walk, name: str, module: _ConvNd, labels: Tensor, value: Tensor)
 def _grouped(walk: Walk, name: str, module: _ConvNd, labels: Tensor, value: Tensor) -> Tensor:
     """A group of a grouped convolution goes as a whole: what it reads and what it writes."""
     channels = along(labels, 1)
-    if channels is None or isinstance(module, _ConvTransposeNd):
-        return walk.refuse([labels], value, f"'{name}' has groups that can't be cut one by one")
+    if isinstance(module, _ConvTransposeNd):
+        reason = f"'{name}' is a transposed convolution with groups, which are left alone"
+        return walk.refuse([labels], value, reason)
+    if channels is None:
+        reason = f"'{name}' reads channels that are mixed over positions"
+        return walk.refuse([labels], value, reason)
     made = _make(walk, name, module, 0)
     if (channels == NONE).any():
         walk.labels.fix(torch.cat([channels, made]), f"'{name}' reads values of a fixed size")
@@ -150,6 +175,17 @@ def _stand_in(walk: Walk, name: str, module: nn.Module, value: Tensor) -> Tensor
         return torch.full(value.shape, NONE)
     numbers = walk.labels.number(f"{name}.constant", 0, len(module.constant))
     return spread(numbers, -1 if module.linear else 1, value.shape)
+
+
+def _slopes(walk: Walk, name: str, module: nn.PReLU, labels: Tensor, value: Tensor) -> Tensor:
+    """PReLU has one slope for all channels, or one for each."""
+    channels = along(labels, 1)
+    if len(module.weight) > 1:
+        if channels is None:
+            return walk.refuse([labels], value, f"'{name}' reads channels mixed over positions")
+        own = walk.labels.number(f"{name}.weight", 0, len(module.weight))
+        walk.labels.unite(own, channels, f"'{name}' also reads values that are no channels")
+    return labels
 
 
 def _called_once(node: fx.Node) -> bool:

@@ -1,7 +1,7 @@
 """What functions and tensor methods do with channel numbers.
 
-Views and concatenations are run on the numbers themselves, element-wise operations unite them. Any
-other operation may mix channels, so what it reads stays at full width.
+Element-wise operations unite them, what moves entries is run on them (`views.py`). Any other
+operation may mix channels, so what it reads stays at full width.
 """
 
 from __future__ import annotations
@@ -10,51 +10,81 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves, tree_map
 
+from slimming import views
 from slimming.labels import NONE, along, spread, varying_dims
 
 if TYPE_CHECKING:
     from slimming.walk import Walk
 
 POINTWISE = {
-    *("relu", "relu_", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "hardswish"),
-    *("sigmoid", "tanh", "hardtanh", "hardsigmoid", "softplus", "dropout", "contiguous", "clone"),
-    *("float", "to", "neg", "abs", "sqrt", "exp", "square", "clamp", "detach", "stochastic_depth"),
+    *("relu", "relu_", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish"),
+    *("sigmoid", "tanh", "hardtanh", "hardsigmoid", "hardswish", "softplus", "softsign", "dropout"),
+    *("neg", "abs", "sqrt", "rsqrt", "exp", "log", "log1p", "square", "erf", "sin", "cos"),
+    *("clamp", "clamp_", "clip", "sigmoid_", "tanh_", "logsigmoid", "contiguous", "clone"),
+    *("float", "double", "half", "bfloat16", "to", "detach", "stochastic_depth"),
 }
-BINARY = {"add", "iadd", "add_", "sub", "isub", "sub_", "mul", "imul", "mul_"}
-BINARY |= {"truediv", "itruediv", "div", "div_", "maximum", "minimum", "pow"}
-JOINING = {"add", "iadd", "add_", "sub", "isub", "sub_", "maximum", "minimum"}  # make one stream
+BINARY = {"add", "iadd", "add_", "sub", "isub", "sub_", "mul", "imul", "mul_", "where"}
+BINARY |= {"truediv", "itruediv", "div", "div_", "maximum", "minimum", "max", "min", "pow"}
+BINARY |= {"gt", "ge", "lt", "le", "masked_fill", "expand_as"}
+JOINING = {"add", "iadd", "add_", "sub", "isub", "sub_"}  # make one stream
+JOINING |= {"maximum", "minimum", "max", "min", "where"}
 PER_CHANNEL = {"max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d"}
-PER_CHANNEL |= {"max_pool1d", "avg_pool1d", "adaptive_avg_pool1d", "interpolate", "dropout2d"}
-REDUCTIONS = {"mean", "sum", "amax", "amin"}
-VIEWS = {"view", "reshape"}
+PER_CHANNEL |= {"max_pool1d", "avg_pool1d", "adaptive_avg_pool1d", "adaptive_max_pool1d"}
+PER_CHANNEL |= {"max_pool3d", "avg_pool3d", "adaptive_avg_pool3d", "adaptive_max_pool3d"}
+PER_CHANNEL |= {"interpolate", "dropout1d", "dropout2d", "dropout3d"}
+ALONG = {"softmax", "log_softmax", "cumsum"}  # mix the entries of one dimension
+REDUCTIONS = {"mean", "sum", "amax", "amin", "max", "min", "prod", "std", "var", "logsumexp"}
+VIEWS = {"view", "reshape", "expand"}
 MOVES = {"flatten", "permute", "transpose", "squeeze", "unsqueeze", "cat", "concat", "stack"}
-SPLITS = {"chunk", "split"}
+MOVES |= {"movedim", "moveaxis", "swapaxes", "swapdims", "repeat", "tile", "flip"}
+SPLITS = {"chunk", "split", "unbind"}
+SHUFFLES = {"pixel_shuffle", "pixel_unshuffle", "channel_shuffle"}
 
 
 def label(walk: Walk, node: fx.Node, inputs: list[Tensor], value: Any) -> Any:
     """The labels of what a function or tensor method returns."""
     name = getattr(node.target, "__name__", str(node.target))
     one, tensor = len(inputs) == 1, isinstance(value, Tensor)
-    if name == "getitem" and not isinstance(walk.env[node.args[0]], Tensor):
-        return walk.of[node.args[0]][node.args[1]]  # one of several outputs
+    if name in ("getitem", "getattr") and not isinstance(walk.env[node.args[0]], Tensor):
+        return node.target(walk.of[node.args[0]], node.args[1])  # one of several outputs
     if tensor and name in VIEWS:
-        return _view(walk, node, inputs, value)
+        return views.view(walk, node, name, inputs, value)
     if name in SPLITS:
-        return _split(walk, node, name, inputs, value)
+        return views.split(walk, node, name, inputs, value)
+    if tensor and one and name == "getitem":
+        return views.index(walk, node, inputs, value)
     if walk.follows_channels(node):
         return walk.refuse(inputs, value, f"'{node.name}' computes with the number of channels")
     if tensor and name in MOVES:
-        return _move(walk, node, inputs, value)
+        return views.move(walk, node, inputs, value)
+    if one and name in REDUCTIONS:
+        return _reduce(walk, node, name, inputs, value)
     if tensor and name in BINARY:
         return _binary(walk, node, name, inputs, value)
     if tensor and one and name in POINTWISE:
         return inputs[0]
     if tensor and one and name in PER_CHANNEL:
         return per_channel(walk, name, inputs[0], value)
-    if tensor and one and name in REDUCTIONS:
-        return _reduce(walk, node, name, inputs, value)
+    if tensor and one:
+        option = _option(walk, node)
+        if name in ALONG:
+            return along_dim(walk, name, option, inputs[0], value)
+        if name in SHUFFLES:
+            return views.shuffle(walk, name, option, inputs[0], value)
+        if name == "glu":
+            return glu(walk, name, -1 if option is None else option, inputs[0])
+        if name == "pad":
+            return views.pad(walk, node, option, inputs, value)
     return walk.refuse(inputs, value, f"the operation '{name}' may mix its channels")
+
+
+def _option(walk: Walk, node: fx.Node) -> Any:
+    """The operation's first argument after the tensor, by place or by name."""
+    args, kwargs = walk.arguments(node)
+    names = ("dim", "axis", "pad", "groups", "upscale_factor", "downscale_factor")
+    return args[1] if len(args) > 1 else next((kwargs[k] for k in names if k in kwargs), None)
 
 
 def per_channel(walk: Walk, name: str, labels: Tensor, value: Tensor) -> Tensor:
@@ -88,86 +118,28 @@ def _binary(walk: Walk, node: fx.Node, name: str, inputs: list[Tensor], value: T
     return torch.stack(kept).amax(0) if len(kept) > 1 else kept[0]
 
 
-def _reduce(walk: Walk, node: fx.Node, name: str, inputs: list[Tensor], value: Tensor) -> Tensor:
+def _reduce(walk: Walk, node: fx.Node, name: str, inputs: list[Tensor], value: Any) -> Any:
     """Run on the smallest and the largest number: where they differ, channels are mixed."""
-    (labels,) = inputs
-    args, kwargs = walk.arguments(node)
-    dims = kwargs.get("dim", args[1] if len(args) > 1 else None)
-    keepdim = kwargs.get("keepdim", args[2] if len(args) > 2 else False)
+    (labels,), dims = inputs, _option(walk, node)
     mixes = f"'{name}' mixes its channels"
-    if dims is None:
+    if dims is None or isinstance(dims, bool):  # of everything
         return walk.refuse(inputs, value, mixes)
+    keepdim = tree_leaves(value)[0].dim() == labels.dim()
     low, high = labels.amin(dims, keepdim), labels.amax(dims, keepdim)
-    return low if torch.equal(low, high) else walk.refuse(inputs, value, mixes)
+    if not torch.equal(low, high):
+        return walk.refuse(inputs, value, mixes)
+    return tree_map(lambda _: low, value)  # `max` also tells where
 
 
-def _move(walk: Walk, node: fx.Node, inputs: list[Tensor], value: Tensor) -> Tensor:
-    """Entries change their place: do the same to their numbers."""
-    args, kwargs = walk.arguments(node)
-    if node.target in ("squeeze", torch.squeeze):
-        (labels,) = inputs
-        dims = _sizes(args, kwargs) or range(labels.dim())
-        if {dim % labels.dim() for dim in dims} & set(varying_dims(labels)):
-            reason = f"'{node.name}' would remove the dimension of channels if one were left"
-            return walk.refuse(inputs, value, reason)
-    return _run(walk, node, args, kwargs)
-
-
-def _view(walk: Walk, node: fx.Node, inputs: list[Tensor], value: Tensor) -> Tensor:
-    """A view keeps channels along one dimension, whose size has to follow their number.
-
-    Where it splits them over further dimensions of a fixed size (groups), equal positions of the
-    groups are cut together.
-    """
-    sizes, doubled = _sizes(*walk.arguments(node)), _sizes(*walk.doubled_arguments(node))
-    if not len(sizes) == len(doubled) == value.dim():
-        return walk.refuse(inputs, value, f"'{node.name}' reshapes it in a way not known")
-    labels = inputs[0].reshape(value.shape)
-    varying = varying_dims(labels)
-    if not varying:  # a single channel, or all of them tied together
-        return labels
-    follow = [d for d in varying if sizes[d] == -1 or doubled[d] == 2 * sizes[d]]
-    groups = [d for d in varying if sizes[d] != -1 and doubled[d] == sizes[d]]
-    if not follow:
-        reason = f"its size {value.shape[varying[0]]} is written as a number in '{node.name}'"
-        return walk.refuse(inputs, value, reason)
-    others = [d for d in range(value.dim()) if d not in varying]
-    if (
-        len(follow) > 1
-        or len(follow + groups) < len(varying)
-        or any(doubled[d] != sizes[d] for d in others)
-    ):
-        return walk.refuse(inputs, value, f"'{node.name}' spreads its channels over dimensions")
-    for dim in groups:
-        first = labels.narrow(dim, 0, 1).expand_as(labels)
-        walk.labels.unite(first, labels)
-        labels = first
+def along_dim(walk: Walk, name: str, dim: Any, labels: Tensor, value: Tensor) -> Tensor:
+    """An operation along one dimension, or None if it isn't said which."""
+    if dim is None or dim % labels.dim() in varying_dims(labels):
+        return walk.refuse([labels], value, f"'{name}' mixes its channels")
     return labels
 
 
-def _sizes(args: tuple, kwargs: dict) -> list[Any]:
-    """The sizes given to view or reshape, one by one or as a tuple."""
-    sizes = [*args[1:], *kwargs.values()]
-    return list(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
-
-
-def _split(walk: Walk, node: fx.Node, name: str, inputs: list[Tensor], value: Any) -> Any:
-    """Equal parts of the channels, of which equal positions are cut together."""
-    args, kwargs = walk.arguments(node)
-    doubled, _ = walk.doubled_arguments(node)
-    pieces = _run(walk, node, args, kwargs)
-    dim = kwargs.get("dim", args[2] if len(args) > 2 else 0)
-    if dim % inputs[0].dim() not in varying_dims(inputs[0]):
-        return pieces
-    if name == "split" and (len(args) < 2 or doubled[1] == args[1]):
-        return walk.refuse(inputs, value, f"a size is written as a number in '{node.name}'")
-    if any(piece.shape != pieces[0].shape for piece in pieces):
-        return walk.refuse(inputs, value, f"'{node.name}' splits its channels unequally")
-    for piece in pieces[1:]:
-        walk.labels.unite(pieces[0], piece)
-    return pieces
-
-
-def _run(walk: Walk, node: fx.Node, args: tuple, kwargs: dict) -> Any:
-    """The node's own function, on other arguments."""
-    return getattr(walk, node.op)(node.target, args, kwargs)
+def glu(walk: Walk, name: str, dim: int, labels: Tensor) -> Tensor:
+    """One half gates the other."""
+    first, second = labels.chunk(2, dim)
+    walk.labels.unite(first, second, f"'{name}' gates it with values of a fixed size")
+    return first

@@ -140,7 +140,7 @@ def test_a_layer_called_twice_is_tied_to_itself():
 
 def test_the_fingerprint_tells_networks_apart():
     graphs = {name: zoo(name).fingerprint for name in ZOO}
-    assert len(set(graphs.values())) > len(ZOO) - 5  # some differ in operations without weights
+    assert len(set(graphs.values())) > 0.8 * len(ZOO)  # some differ in operations without weights
     assert zoo("residual").fingerprint == graphs["residual"] != graphs["pre-activation"]
 
 
@@ -187,11 +187,7 @@ REFUSED = {
     ),
     "softmax": (
         lambda: Odd(lambda s, x: mean(s, F.softmax(x, dim=1))),
-        "the operation 'softmax' may mix its channels",
-    ),
-    "prelu": (
-        lambda: Odd(lambda s, x: mean(s, s.act(x)), act=nn.PReLU(8)),
-        "PReLU 'act' may mix its channels",
+        "'softmax' mixes its channels",
     ),
     "size written as a number": (
         lambda: Odd(lambda s, x: s.fc(x.view(-1, 512)), 512),
@@ -203,7 +199,7 @@ REFUSED = {
     ),
     "half of the channels by number": (
         lambda: Odd(lambda s, x: mean(s, torch.cat([x[:, :4], x[:, 4:]], 1))),
-        "the operation 'getitem' may mix its channels",
+        "'getitem' picks channels by numbers written in the code",
     ),
     "split by number": (
         lambda: Odd(lambda s, x: mean(s, torch.cat(torch.split(x, 4, dim=1), 1))),
@@ -216,6 +212,71 @@ REFUSED = {
     "number of channels": (
         lambda: Odd(lambda s, x: mean(s, x / x.size(1))),
         "'truediv' computes with the number of channels",
+    ),
+    "softmax layer": (
+        lambda: Odd(lambda s, x: mean(s, s.act(x)), act=nn.Softmax(1)),
+        "'act' mixes its channels",
+    ),
+    "one channel by number": (
+        lambda: Odd(lambda s, x: s.fc(x[:, 0].flatten(1)), 64),
+        "'getitem' picks channels by numbers written in the code",
+    ),
+    "every second channel": (
+        lambda: Odd(lambda s, x: mean(s, torch.cat([x[:, ::2], x[:, 1::2]], 1))),
+        "'getitem' picks channels by numbers written in the code",
+    ),
+    "positions by the number of channels": (
+        lambda: Odd(lambda s, x: mean(s, x[:, :, : x.size(1) - 1])),
+        "'getitem' picks positions by the number of channels",
+    ),
+    "channels taken apart": (
+        lambda: Odd(lambda s, x: s.fc(x.unbind(1)[0].flatten(1)), 64),
+        "'unbind' takes its channels apart",
+    ),
+    "channels padded by their mirror": (
+        lambda: Odd(lambda s, x: s.fc(F.pad(x.mean((2, 3)), (1, 1), mode="reflect")), 10),
+        "'pad' pads its channels",
+    ),
+    "stretched to a number": (
+        lambda: Odd(lambda s, x: mean(s, x * x.amax((2, 3), True).expand(-1, 8, 8, 8))),
+        "its size 8 is written as a number in 'expand'",
+    ),
+    "one channel stretched over all": (
+        lambda: Odd(
+            lambda s, x: mean(s, x * s.one(x).expand(-1, x.size(1), -1, -1)), one=conv(8, 1)
+        ),
+        "'mul' combines it with a tensor of a fixed size",
+    ),
+    "shifted channels": (
+        lambda: Odd(lambda s, x: mean(s, x.roll(1, 1))),
+        "the operation 'roll' may mix its channels",
+    ),
+    "einsum": (
+        lambda: Odd(lambda s, x: s.fc(torch.einsum("nchw->nc", x))),
+        "the operation 'einsum' may mix its channels",
+    ),
+    "normalised to length 1": (
+        lambda: Odd(lambda s, x: mean(s, F.normalize(x, dim=1))),
+        "the operation 'normalize' may mix its channels",
+    ),
+    "instance norm": (
+        lambda: Odd(lambda s, x: mean(s, s.norm(x) ** 2), norm=nn.InstanceNorm2d(8)),
+        "InstanceNorm2d 'norm' may mix its channels",
+    ),
+    "functional BatchNorm": (
+        lambda: Odd(lambda s, x: mean(s, F.batch_norm(x, s.bn.running_mean, s.bn.running_var))),
+        "the operation 'batch_norm' may mix its channels",
+    ),
+    "transposed groups": (
+        lambda: Odd(lambda s, x: mean(s, s.up(x)), up=nn.ConvTranspose2d(8, 8, 2, 2, groups=8)),
+        "'up' is a transposed convolution with groups, which are left alone",
+    ),
+    "attention": (
+        lambda: Odd(
+            lambda s, x: s.fc(s.mix(*3 * [x.flatten(2).transpose(1, 2)])[0].mean(1)),
+            mix=nn.MultiheadAttention(8, 2, batch_first=True),
+        ),
+        "MultiheadAttention 'mix' may mix its channels",
     ),
     "mean over channels": (
         lambda: Odd(lambda s, x: s.fc((x * x.mean(1, keepdim=True)).mean((2, 3)))),
@@ -286,7 +347,7 @@ def test_what_is_tied_to_what_stays_stays():
         bn2=nn.BatchNorm2d(16),
     )
     graph = cuttable(model)
-    assert graph.fixed["inner.1"] == "the operation 'softmax' may mix its channels"
+    assert graph.fixed["inner.1"] == "'softmax' mixes its channels"
     assert graph.selecting == ("bn2",)
 
 
@@ -385,6 +446,32 @@ model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.SyncBatchNorm(4), nn.Flatten(), nn.
 assert list(trace(model.train(), torch.zeros(2, 3, 4, 4)).gates) == ["1"]
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60, cwd=ROOT)
+
+
+def test_layers_called_with_keywords():
+    model = Odd(lambda s, x: s.fc(input=s.conv2(input=x).mean(dim=(2, 3))), conv2=conv(8, 8))
+    assert list(cuttable(model).gates) == ["bn"]
+
+
+def test_parts_that_follow_the_number_of_channels_are_cut_at_equal_places():
+    assert zoo("halves by slicing").gates["body.4"].tolist() == [6, 7, 8, 9] * 2
+    assert zoo("three quarters").gates["body.4"].tolist() == [6, 7] * 4
+    assert zoo("gated halves").num_channels == 6 + 4 + 3
+    assert zoo("pixel shuffle").gates["4"].tolist() == [6] * 4 + [7] * 4
+    assert zoo("channel shuffle").gates["4"].tolist() == [6, 6, 7, 7] * 2  # by groups behind it
+
+
+def test_a_slope_for_each_channel_is_cut_along():
+    graph = zoo("a channel-wise slope")
+    assert torch.equal(graph.dims["2.weight", 0], graph.gates["1"])
+    assert ("5.weight", 0) not in graph.dims  # one slope for all
+
+
+@pytest.mark.parametrize("keyword", ["prune", "keep"])
+def test_a_shortcut_padded_with_zeros_keeps_its_stream(keyword):
+    make, shape = ZOO["PaddedShortcut"]
+    graph = trace(make(), torch.zeros(1, *shape), coupled=keyword)
+    assert list(graph.gates) == ["inner.1"] and set(graph.fixed) == {"stem.1", "last.1"}
 
 
 def test_several_inputs():

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blocks import BLOCKS
+
 
 def chain(*layers: nn.Module) -> nn.Sequential:
     return nn.Sequential(*layers)
@@ -206,6 +208,23 @@ def sequences() -> nn.Sequential:
     )
 
 
+def slopes(channels: int) -> nn.PReLU:
+    """PReLU with another slope for each channel."""
+    layer = nn.PReLU(channels)
+    layer.weight.data = torch.linspace(-0.5, 0.9, channels)
+    return layer
+
+
+def eight(way, features: int = 8) -> Head:
+    return Head(way, features, chain(*block(3, 6), *block(6, 8)))
+
+
+def pooled(*layers: nn.Module, features: int) -> nn.Sequential:
+    """The layers behind 8 channels, and a classifier."""
+    last = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, 5))
+    return chain(*block(3, 6), *block(6, 8), *layers, *last)
+
+
 PICTURE = (3, 8, 8)
 ZOO = {
     "conv without bias": (
@@ -304,4 +323,81 @@ ZOO = {
     "concat": (Concat, PICTURE),
     "squeeze-excitation": (SqueezeExcitation, PICTURE),
     "shuffle": (Shuffle, PICTURE),
+    "slices of positions": (
+        lambda: eight(lambda x: x[..., ::2][:, :, 1:, None].amax((2, 3, 4))),
+        PICTURE,
+    ),
+    "halves by slicing": (
+        lambda: eight(
+            lambda x: (x[:, : x.size(1) // 2] + x[:, x.shape[1] // 2 :].tanh()).mean((2, 3)), 4
+        ),
+        PICTURE,
+    ),
+    "three quarters": (
+        lambda: eight(lambda x: x[:, x.size(1) // 4 :].mean((2, 3)), 6),
+        PICTURE,
+    ),
+    "a channel-wise slope": (
+        lambda: chain(
+            *(conv(3, 6), nn.BatchNorm2d(6), slopes(6), conv(6, 8), nn.BatchNorm2d(8), slopes(1)),
+            *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)),
+        ),
+        PICTURE,
+    ),
+    "pixel shuffle": (lambda: pooled(nn.PixelShuffle(2), conv(2, 5), features=5), PICTURE),
+    "pixel shuffle by function": (
+        lambda: eight(lambda x: F.pixel_unshuffle(F.pixel_shuffle(x, 2), 4).mean((2, 3)), 32),
+        PICTURE,
+    ),
+    "pixel unshuffle": (lambda: pooled(nn.PixelUnshuffle(2), features=32), PICTURE),
+    "channel shuffle": (
+        lambda: pooled(nn.ChannelShuffle(2), *block(8, 8, groups=2), features=8),
+        PICTURE,
+    ),
+    "gated halves": (
+        lambda: pooled(nn.GLU(1), conv(4, 6), nn.BatchNorm2d(6), nn.GLU(dim=1), features=3),
+        PICTURE,
+    ),
+    "softmax over positions": (
+        lambda: eight(lambda x: (x.flatten(2) * F.softmax(x.flatten(2), -1)).sum(2)),
+        PICTURE,
+    ),
+    "padding": (
+        lambda: pooled(
+            *(nn.ConstantPad2d(1, 0.0), nn.ReplicationPad2d(1), nn.CircularPad2d((1, 0, 0, 2))),
+            features=8,
+        ),
+        PICTURE,
+    ),
+    "padding by function": (
+        lambda: eight(
+            lambda x: F.pad(F.pad(x, (1, 1, 2, 1), mode="reflect"), (0, 0, 1, 1, 2, 1)).mean(
+                (2, 3)
+            ),
+            11,
+        ),
+        PICTURE,
+    ),
+    "stretching": (
+        lambda: eight(
+            lambda x: (x * x.amax((2, 3), True).expand(-1, x.size(1), 8, x.size(3))).mean((2, 3))
+        ),
+        PICTURE,
+    ),
+    "repetition": (lambda: eight(lambda x: x.repeat(1, 2, 1, 1).mean((2, 3)), 16), PICTURE),
+    "choice": (
+        lambda: eight(
+            lambda x: torch.where(x > 0.5, x, x.masked_fill(x <= 0.1, 0.0) * 0.3).mean((2, 3))
+        ),
+        PICTURE,
+    ),
+    "largest and smallest": (
+        lambda: eight(lambda x: torch.max(x.flatten(2).max(-1)[0], x.std((2, 3)))),
+        PICTURE,
+    ),
+    "axes moved": (
+        lambda: eight(lambda x: x.movedim(1, -1).swapaxes(1, 2).flip(1).unbind(1)[0].mean(1)),
+        PICTURE,
+    ),
+    **BLOCKS,
 }
