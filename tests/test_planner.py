@@ -1,6 +1,7 @@
 """Exact counts, under every constraint; the plan says what it will cost and what it misses."""
 
 import math
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 from helpers import configured, configured_networks, random_plan, random_scores, toy_graph
 from models.mlp import MLP
 from models.vgg import VGG
-from slimming import Slimming, plan, safe_ratio, slim, trace
+from slimming import ChannelGraph, Slimming, plan, safe_ratio, slim, trace
 from slimming.planner import predict
 from utils.cost import count
 
@@ -206,6 +207,10 @@ def test_a_ratio_that_is_none_is_refused(ratio):
         *({"floor": value} for value in (-1, 1.5, math.nan, math.inf, "1", None, True)),
         *({"round_to": value} for value in (0, -8, 1.5, "8", None, True)),
         *({"scope": value} for value in ("stage", None, 1)),
+        *({"rounding": value} for value in ("sideways", None, 8)),
+        *({"combine": value} for value in ("product", None)),
+        *({"dead": value} for value in ("buried", True)),
+        *({"unread": value} for value in ("perhaps", False)),
     ],
 )
 def test_an_option_out_of_range_is_refused(options):
@@ -244,6 +249,121 @@ def test_planning_is_deterministic_and_ignores_the_precision_of_scores():
         assert all(torch.equal(first[gate], second[gate]) for gate in graph.gates)
 
 
+def coupled_graph() -> ChannelGraph:
+    """Gates "0" and "1" score the same four channels (a residual stream), gate "2" its own two."""
+    own = toy_graph(4, 4, 2)
+    shared = {"0": torch.arange(4), "1": torch.arange(4), "2": torch.arange(4, 6)}
+    dims = {(f"{gate}.weight", 0): ids for gate, ids in shared.items()}
+    return replace(own, gates=shared, dims=dims)
+
+
+@pytest.mark.parametrize(
+    ("combine", "first"), [("mean", 0), ("sum", 0), ("max", 1), ("min", 2), ("l2", 0)]
+)
+def test_a_channel_scored_by_several_gates_gets_one_score(combine, first):
+    scores = {
+        "0": torch.tensor([0.3, 0.7, 0.1, 0.9]),
+        "1": torch.tensor([0.8, 0.7, 1.3, 0.9]),
+        "2": torch.tensor([5.0, 5.0]),
+    }  # means 0.55, 0.7, 0.7, 0.9; largest 0.8, 0.7, 1.3, 0.9; smallest 0.3, 0.7, 0.1, 0.9
+    keep = plan(coupled_graph(), scores, 1 / 5, combine=combine)
+    assert keep.total == 6 and keep["0"].tolist() == keep["1"].tolist()
+    assert sorted({0, 1, 2, 3} - set(keep["0"].tolist())) == [first]
+
+
+def test_a_sum_of_scores_protects_what_several_gates_score():
+    scores = {"0": torch.full((4,), 1.0), "1": torch.full((4,), 1.0), "2": torch.full((2,), 1.5)}
+    assert counts(plan(coupled_graph(), scores, 0.5, combine="mean")) == [1, 1, 2]
+    assert counts(plan(coupled_graph(), scores, 1 / 5, combine="sum")) == [4, 4, 1]
+
+
+@pytest.mark.parametrize("name", ["resnet110", "mobilenet_v2"])
+@pytest.mark.parametrize("rounding", ["nearest", "up", "down"])
+def test_coupled_layers_are_rounded_as_one(name, rounding):
+    graph = trace(configured(name), torch.zeros(1, 3, 16, 16))
+    keep = random_plan(graph, 0.5, round_to=4, rounding=rounding)
+    for gate, kept in keep.items():
+        size = len(graph.gates[gate])
+        assert len(kept) % 4 == 0 or (len(kept) == size and (size < 4 or rounding == "up"))
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.37, 0.6, 0.8])
+def test_rounding_up_never_removes_more_than_asked_and_down_never_less(ratio):
+    graph = toy_graph(64, 40, 100, 7, 24)
+    goal = int(ratio * 235)
+    up = random_plan(graph, ratio, round_to=8, rounding="up")
+    down = random_plan(graph, ratio, round_to=8, rounding="down")
+    gone = [keep.total - keep.kept for keep in (up, down)]
+    # 7 stay whole, and at least 8 of the other layers
+    assert goal - 12 < gone[0] <= goal <= gone[1] < goal + 12
+    for keep in (up, down):
+        assert all(k % 8 == 0 or k in (7, 100) for k in counts(keep))
+
+
+def test_rounding_without_refill_moves_each_layer_by_less_than_a_multiple():
+    graph = toy_graph(64, 40, 104)
+    free = counts(random_plan(graph, 0.5, refill=False))
+    for rounding, way in (("up", 1), ("down", -1)):
+        kept = counts(random_plan(graph, 0.5, refill=False, round_to=8, rounding=rounding))
+        assert all(0 <= way * (k - f) < 8 for k, f in zip(kept, free, strict=True))
+
+
+def test_normalised_scores_compare_layers_by_what_is_usual_in_them():
+    graph = toy_graph(6, 8)
+    scores = random_scores(graph)
+    scaled = {"0": 1000 * scores["0"], "1": scores["1"]}
+    plain = plan(graph, scaled, 0.5)
+    assert counts(plain) == [6, 1]
+    normal = plan(graph, scaled, 0.5, scope="normalized")
+    assert min(counts(normal)) > 1
+    again = plan(graph, scores, 0.5, scope="normalized")
+    assert all(torch.equal(normal[gate], again[gate]) for gate in graph.gates)
+
+
+def test_a_layer_of_zeros_normalises_to_zeros():
+    scores = {"0": torch.zeros(4), "1": torch.rand(4) + 0.1}
+    keep = plan(toy_graph(4, 4), scores, 0.375, scope="normalized")
+    assert counts(keep) == [1, 4]
+
+
+def test_the_safe_ratio_is_that_of_the_ranking_in_use():
+    graph = toy_graph(10, 10)
+    scores = {"0": 0.01 * torch.arange(1.0, 11), "1": torch.arange(1.0, 11)}
+    assert plan(graph, scores, 0.2).safe_ratio == safe_ratio(graph, scores) == 0.45
+    assert plan(graph, scores, 0.2, scope="normalized").safe_ratio == 0.9
+    assert plan(graph, scores, 0.2, scope="layer").safe_ratio == 1
+
+
+def test_scores_that_are_equal_in_float32_tie_at_any_magnitude():
+    graph = toy_graph(30, 50)
+    equal = {gate: torch.ones(len(ids)) for gate, ids in graph.gates.items()}
+    first = plan(graph, equal, 0.45)
+    generator = torch.Generator().manual_seed(0)
+    for size in (1.0, 1e-60, 1e60):
+        noisy = {
+            gate: size * (1 + 1e-10 * torch.rand(len(s), generator=generator).double())
+            for gate, s in equal.items()
+        }
+        second = plan(graph, noisy, 0.45)
+        assert all(torch.equal(first[gate], second[gate]) for gate in graph.gates)
+    # and what differs in float32 doesn't tie
+    steps = {"0": 1e-60 * (1 + 1e-6 * torch.arange(30.0).double().flip(0)), "1": torch.ones(50)}
+    assert plan(graph, steps, 0.125)["0"].tolist() == list(range(20))
+
+
+@pytest.mark.parametrize("options", [{}, {"target": {"macs": 0.4}}, {"scope": "normalized"}])
+def test_a_plan_depends_on_no_order_of_scores_and_no_number_of_threads(options):
+    graph = trace(configured("mobilenet_v2"), torch.zeros(1, 3, 16, 16))
+    scores, ratio = random_scores(graph), None if "target" in options else 0.6
+    first, threads = plan(graph, scores, ratio, **options), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1 if threads > 1 else 2)
+        second = plan(graph, dict(reversed(list(scores.items()))), ratio, **options)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(first[gate], second[gate]) for gate in graph.gates)
+
+
 @st.composite
 def problems(draw):
     sizes = draw(st.lists(st.integers(1, 40), min_size=1, max_size=6))
@@ -258,7 +378,8 @@ def problems(draw):
         "floor": draw(st.one_of(st.integers(0, 50), st.floats(0, 0.99))),
         "refill": draw(st.booleans()),
         "round_to": draw(st.sampled_from([1, 1, 2, 3, 8])),
-        "scope": draw(st.sampled_from(["global", "layer"])),
+        "rounding": draw(st.sampled_from(["nearest", "nearest", "up", "down"])),
+        "scope": draw(st.sampled_from(["global", "layer", "normalized"])),
     }
     ratio = draw(st.one_of(st.floats(0, 0.999), st.integers(0, 99).map(lambda k: k / 100)))
     return sizes, scores, ratio, options
@@ -278,14 +399,17 @@ def test_every_plan_keeps_its_promises(problem):
         assert len(kept) == size or len(kept) % multiple == 0
         gone = sorted(set(range(size)) - set(kept.tolist()))
         assert not gone or score[gone].max() <= score[kept].min()
-    goals = [ratio] if options["scope"] == "global" else [ratio] * len(sizes)
-    shares = [sum(sizes)] if options["scope"] == "global" else sizes
+    layerwise = options["scope"] == "layer"
+    goals = [ratio] * len(sizes) if layerwise else [ratio]
+    shares = sizes if layerwise else [sum(sizes)]
     goal = sum(int(Decimal(str(r)) * n) for r, n in zip(goals, shares, strict=True))
     gone = sum(sizes) - sum(counts(keep))
     assert (keep.total, keep.kept) == (sum(sizes), sum(sizes) - gone)
     assert bool(keep.shortfalls) == (gone != goal)
     if multiple == 1:
         assert gone <= goal
-    free = multiple == 1 and options["floor"] <= 1 and options["scope"] == "global"
+    if multiple > 1 and options["rounding"] == "up":
+        assert gone <= goal
+    free = multiple == 1 and options["floor"] <= 1 and not layerwise
     if free and goal <= sum(sizes) - len(sizes) and options["refill"] and floor in (0, 1):
         assert gone == goal  # nothing binds, so the count is exact
