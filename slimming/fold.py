@@ -1,18 +1,28 @@
-"""A network as it is deployed: BatchNorm folded into the layers in front of it.
+"""A network as it is deployed: what needs no computing when the weights no longer change.
 
 In eval mode a BatchNorm is a scale and a shift per channel. Where it alone reads what a convolution
 or linear layer makes, both go into that layer's weight and bias, and nothing is left to compute.
+
+A channel selection that drops few channels costs more than it saves. There the BatchNorm reads the
+whole stream again, and zeros in the weights behind it take the place of the selection.
 """
 
 import copy
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.utils._pytree import tree_map
 
 from slimming.graph import ChannelGraph, trace
-from slimming.surgery import replace_module
+from slimming.selection import SELECTING, selects
+from slimming.surgery import agree, replace_module
+
+# Multiplications that take as long as to read and normalise one more value; selecting one takes as
+# long as both. Break-even on a CPU, channels_last, batch 64: see docs/decisions.md.
+MULTIPLICATIONS = 36
 
 
 def fold(model: nn.Module, example: Any) -> nn.Module:
@@ -20,7 +30,7 @@ def fold(model: nn.Module, example: Any) -> nn.Module:
 
     A BatchNorm that alone reads the output of a convolution or linear layer becomes an Identity.
     Others stay, such as those of a stream that is read by others too, or those of a layer that is
-    called twice.
+    called twice. Selections go where they don't pay, so a layer may be wider than in `model`.
 
     Args:
         model: any network that can be traced, thin or not. It isn't changed.
@@ -36,6 +46,8 @@ def fold(model: nn.Module, example: Any) -> nn.Module:
         if _foldable(graph, name, layer, norm):
             _fold_into(layer, *affine(norm))
             replace_module(folded, norm_name, nn.Identity().eval())
+    for name, width in _selected_from(model, example).items():
+        _widen(folded, graph, name, width)
     return folded
 
 
@@ -46,6 +58,70 @@ def _foldable(graph: ChannelGraph, name: str, layer: nn.Module, norm: _BatchNorm
     if isinstance(layer, nn.Linear):  # (N, L, C): a BatchNorm would read L as the channels
         return uses == 1 and layer.out_features == norm.num_features
     return uses is not None and isinstance(layer, _ConvNd)
+
+
+def _selected_from(model: nn.Module, example: Any) -> dict[str, int]:
+    """{BatchNorm with a channel selection: channels that it selects among}."""
+    widths: dict[str, set[int]] = {}
+
+    def listen(name: str, module: nn.Module) -> None:
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            widths.setdefault(name, set()).add(args[0].shape[1])
+
+        module.register_forward_pre_hook(hook)
+
+    twin = copy.deepcopy(model).to("meta").float().eval()
+    for name, module in twin.named_modules():
+        if selects(module):
+            listen(name, module)
+    if any(selects(module) for module in twin.modules()):
+        inputs = example if isinstance(example, (tuple, list)) else (example,)
+        twin(*tree_map(_on_meta, tuple(inputs)))
+    return {name: of.pop() for name, of in widths.items() if len(of) == 1}
+
+
+def _on_meta(x: Any) -> Any:
+    if not isinstance(x, Tensor):
+        return x
+    return x.to("meta", torch.float32 if x.is_floating_point() else x.dtype)
+
+
+def _widen(folded: nn.Module, graph: ChannelGraph, name: str, width: int) -> None:
+    """Replace a selection by zeros in the weights behind it, where that is faster."""
+    norm, ids = folded.get_submodule(name), graph.gates.get(name)
+    if ids is None or norm.running_mean is None:
+        return
+    members = {
+        key: channels
+        for key, channels in graph.dims.items()
+        if torch.isin(channels, ids).any() and key[0].rpartition(".")[0] != name
+    }
+    if not all(key in graph.reads and torch.equal(c, ids) for key, c in members.items()):
+        return  # others pass these channels on, or have them at other places
+    layers = {folded.get_submodule(weight.rpartition(".")[0]): dim for weight, dim in members}
+    multiplied = sum(layer.weight.numel() // len(ids) for layer in layers)  # with each channel
+    if (width - len(ids)) * (1 + multiplied / MULTIPLICATIONS) > len(ids):
+        return
+    replace_module(folded, name, _without_selection(norm, width))
+    for layer, dim in layers.items():
+        layer.weight = nn.Parameter(_spread(layer.weight, dim, norm.index, width))
+        agree(layer)
+
+
+def _without_selection(norm: _BatchNorm, width: int) -> nn.Module:
+    """A BatchNorm of the whole stream that gives 0 for the channels that weren't selected."""
+    plain = {selecting: kind for kind, selecting in SELECTING.items()}[type(norm)]
+    scale, shift = (_spread(x.to(norm.running_mean), 0, norm.index, width) for x in affine(norm))
+    wide = plain(width, eps=0.0, device=scale.device, dtype=scale.dtype)  # mean 0, variance 1
+    wide.weight, wide.bias = nn.Parameter(scale), nn.Parameter(shift)
+    return wide.eval()
+
+
+def _spread(tensor: Tensor, dim: int, index: Tensor, width: int) -> Tensor:
+    """Zeros, with `tensor` at the places `index` of dimension `dim`."""
+    shape = [*tensor.shape]
+    shape[dim] = width
+    return tensor.detach().new_zeros(shape).index_copy_(dim, index, tensor.detach())
 
 
 def affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from helpers import (
 )
 from slimming import slim, trace
 from slimming.fold import fold
-from slimming.selection import gather
+from slimming.selection import gather, selects
 from zoo import PICTURE, ZOO, PreActivation, Twice, block, chain, conv
 
 
@@ -144,6 +144,53 @@ def test_a_thin_network_keeps_its_selections():
     graph = trace(model, torch.zeros(1, *PICTURE))
     folded = check(slim(model, graph, random_plan(graph, 0.5)), *PICTURE)
     assert set(norms(folded)) == {"bn1a", "bn2a", "bn"}
+
+
+@pytest.mark.parametrize(("dropped", "stays"), [([1], False), ([0, 2, 3, 5, 6, 7], True)])
+def test_a_selection_that_drops_few_channels_becomes_zeros_in_the_weights(dropped, stays):
+    model = randomise(PreActivation())
+    graph = trace(model, torch.zeros(1, *PICTURE))
+    few = torch.tensor([i for i in range(8) if i not in dropped])
+    thin = slim(model, graph, {**random_plan(graph, 0), "bn1a": few})
+    folded = check(thin, *PICTURE)
+    assert selects(thin.bn1a) and selects(folded.bn1a) == stays
+    assert folded.conv1a.weight.shape[1] == folded.conv1a.in_channels == (len(few) if stays else 8)
+    assert thin.conv1a.in_channels == len(few)
+    if not stays:
+        assert not folded.conv1a.weight[:, dropped].any()
+
+
+@pytest.mark.parametrize("name", ["preresnet164", "densenet40"])
+@pytest.mark.parametrize("ratio", [0.1, 0.8])
+def test_selections_fold_where_they_drop_few_channels(name, ratio):
+    model, shape = configured(name), shape_of(name)
+    graph = trace(model, torch.zeros(1, *shape))
+    thin = slim(model, graph, random_plan(graph, ratio, scope="layer"))
+    left = [selects(module) for module in check(thin, *shape).modules()]
+    assert any(left) == (ratio > 0.5)
+
+
+def test_a_selection_stays_where_others_pass_its_channels_on():
+    """A depthwise convolution, a sum, a concatenation: zeros in one layer's weights don't do."""
+
+    class Passing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.a, self.b = conv(3, 8), nn.BatchNorm2d(8), nn.BatchNorm2d(8)
+            self.depthwise, self.c = conv(8, 8, groups=8), conv(8, 4)
+            self.d, self.fc = conv(16, 4), nn.Linear(8, 5)
+
+        def forward(self, x):
+            x = self.stem(x)
+            a, b = F.relu(self.a(x)), F.relu(self.b(x))
+            y = self.d(torch.cat([b, x], 1)) + self.c(self.depthwise(a))
+            return self.fc(torch.cat([y, self.c(a)], 1).mean((2, 3)))
+
+    model = randomise(Passing())
+    graph = trace(model, torch.zeros(1, *PICTURE))
+    keep = {**random_plan(graph, 0), "a": torch.arange(7), "b": torch.arange(1, 8)}
+    folded = check(slim(model, graph, keep), *PICTURE)
+    assert selects(folded.a) and selects(folded.b)
 
 
 def test_what_cannot_be_traced_is_refused():
