@@ -88,14 +88,14 @@ def what_to_cut(cfg) -> dict:
     return {"target": target}
 
 
-def _timer(model, graph, data, hardware):
+def _timer(model, graph, data, hardware, repeats: int = 15):
     """plan -> time of the thin network as a share of the dense one's, on this machine."""
     from slimming import slim
     from utils.cost import latency
 
     def measure(keep) -> float:
         pair = {"dense": model, "thin": hardware.place(slim(model, graph, keep))}
-        times = latency(pair, data.input_shape, (64,), repeats=15, device=hardware.device)
+        times = latency(pair, data.input_shape, (64,), repeats, device=hardware.device)
         dense, thin = (times[name]["64"]["median_ms"] for name in pair)
         print(
             f"timed: {keep.kept:,} channels, {thin:.3g} ms of {dense:.3g} ms ({thin / dense:.1%})"
@@ -103,6 +103,15 @@ def _timer(model, graph, data, hardware):
         return thin / dense
 
     return measure
+
+
+def _time_again(goal: dict, keep, timer) -> tuple[float | None, list[str]]:
+    """The share of time measured anew: the search took the first that was low enough."""
+    if keep.latency is None or keep.kept == keep.total:
+        return keep.latency, []
+    share, asked = timer(keep), goal["target"]["latency"]
+    over = f"timed again, {share:.1%} of the time stay where target.latency={asked:g} was asked"
+    return share, [over] if share > asked else []
 
 
 def _score(cfg, model, data, seed: int) -> tuple:
@@ -147,6 +156,7 @@ def _cut(cfg, run, parent, data, hardware, goal: dict, planned: tuple):
         reached["recalibrated"] = stages.accuracies(thin, data, hardware)
     show_accuracies(reached)
     kept = {gate: indices.tolist() for gate, indices in keep.items()}
+    share, over = _time_again(goal, keep, _timer(model, graph, data, hardware, repeats=50))
     asked = {"ratio": 1 - keep.kept / keep.total, **goal}  # with a target, what it took
     return stages.Outcome(
         thin,
@@ -167,10 +177,10 @@ def _cut(cfg, run, parent, data, hardware, goal: dict, planned: tuple):
             "plan": {
                 "kept": keep.kept,
                 "total": keep.total,
-                "latency": keep.latency,  # share of the time, if that was the target
+                "latency": share,  # of the time, if that was the target
                 "keep": kept,
             },
-            "shortfalls": list(keep.shortfalls),
+            "shortfalls": [*keep.shortfalls, *over],
             "certificate": proof.as_dict(),
         },
     )
