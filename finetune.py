@@ -9,7 +9,7 @@ weights for as many epochs as the unpruned network had, scratch=B for as much co
 
 from pathlib import Path
 
-from utils.cli import script
+from utils.cli import script, typed
 
 SCRATCH = ("none", "E", "B")
 
@@ -106,8 +106,18 @@ def _scratch_epochs(scratch: str, parent, allow: tuple[str, ...]) -> int:
     return int(epochs * count_macs(dense, shape) / count_macs(thin, shape))
 
 
+def refuse_epochs_of_scratch(scratch: str, option: str) -> None:
+    """
+    Raises:
+        ValueError: the epochs of a control were typed, though they follow from the unpruned run.
+    """
+    if scratch != "none" and typed(option):
+        raise ValueError(f"scratch={scratch} says how many epochs there are: leave out {option}=")
+
+
 @script("finetune")
 def main(cfg) -> None:
+    refuse_epochs_of_scratch(cfg.scratch, "epochs")
     finetune(cfg)
 
 

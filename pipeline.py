@@ -2,42 +2,73 @@
 
     python pipeline.py                                          # handwritten digits
     python pipeline.py -m ratio=0.3,0.5,0.7 seed=0,1,2          # 3 trainings, 9 cuts
+    python pipeline.py passes=3 ratio=0.5 floor=0.5 refill=false  # multi-pass, the paper's Table 4
 
 The unit of every table and sweep: what is finished costs nothing, what was interrupted goes on.
 """
 
 from pathlib import Path
 
+from finetune import refuse_epochs_of_scratch
+from train import from_checkpoint
 from utils.cli import script
 
 
 def pipeline(cfg) -> list[Path]:
-    """Run what is missing; return the folders of the stages."""
-    from omegaconf import OmegaConf, open_dict
-
+    """Run what is missing; return the folders of the stages, pass after pass."""
     from finetune import finetune
     from prune import prune
     from train import train
 
-    def with_(**changes):
-        new = OmegaConf.merge(cfg, {})
-        with open_dict(new):
-            for key, value in changes.items():
-                new[key] = value
-        return new
-
-    own = cfg.model._target_.rpartition(".")[0]  # named on this command line, so it is trusted
-    folders = [train(cfg)]
-    for stage, changes in ((prune, {}), (finetune, cfg.finetune)):
-        if cfg.dry_run and not (folders[-1] / "result.json").exists():
-            print(f"{stage.__name__}: would follow")
-            continue
-        folders.append(stage(with_(**changes, ckpt=str(folders[-1]), allow=[*cfg.allow, own])))
+    if not isinstance(cfg.passes, int) or cfg.passes < 1:
+        raise ValueError(f"passes is a number from 1 on; got {cfg.passes}")
+    folders: list[Path] = []
+    for number in range(1, cfg.passes + 1):
+        before = f"pass {number}: " if cfg.passes > 1 else ""
+        for stage in (train, prune, finetune):
+            if folders and cfg.dry_run and not (folders[-1] / "result.json").exists():
+                print(f"{before}{stage.__name__}: would follow")
+            else:
+                parent = str(folders[-1]) if folders else cfg.ckpt
+                folders.append(stage(_for_stage(cfg, stage is finetune, parent)))
+    if cfg.passes > 1 and not cfg.dry_run:
+        _summarise(folders)
     return folders
+
+
+def _for_stage(cfg, tuning: bool, parent: str | None):
+    """The config as a stage's own script would have it."""
+    from omegaconf import OmegaConf, open_dict
+
+    new = OmegaConf.merge(cfg, {})
+    target = OmegaConf.to_container(cfg.model).get("_target_", "")
+    with open_dict(new):
+        if tuning:
+            new.update(cfg.finetune)
+        new.ckpt = parent
+        # A class named on this command line is trusted.
+        new.allow = [*cfg.allow, str(target).rpartition(".")[0]]
+    return new
+
+
+def _summarise(folders: list[Path]) -> None:
+    """Both columns of the paper's table, and what is left, pass after pass."""
+    from utils.runs import read_result
+
+    for number in range(1, len(folders) // 3 + 1):
+        trained, _, tuned = (read_result(folder) for folder in folders[3 * number - 3 :][:3])
+        first, last = (100 * result["accuracy"]["test"] for result in (trained, tuned))
+        print(
+            f"pass {number}: trained {first:.2f} %, fine-tuned {last:.2f} %; "
+            f"{tuned['channels']['kept']} of {tuned['channels']['total']} channels, "
+            f"{tuned['params']:,} parameters, {tuned['macs']:,} MACs"
+        )
 
 
 @script("pipeline")
 def main(cfg) -> None:
+    from_checkpoint(cfg)
+    refuse_epochs_of_scratch(cfg.finetune.scratch, "finetune.epochs")
     pipeline(cfg)
 
 

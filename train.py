@@ -2,44 +2,63 @@
 
     python train.py                                   # handwritten digits, half a minute
     python train.py experiment=cifar10_vgg11_fast     # real CIFAR-10
+    python train.py ckpt=runs/<name>                  # train that network further, a thin one too
 
 Writes runs/<name>/: config.yaml, metrics.jsonl, model.pt, result.json. The same command goes on
 after an interruption, and returns at once when the run is finished.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from utils.cli import script
+from utils.cli import script, typed
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a training begins: at new weights, or at a checkpoint."""
+
+    checkpoint: Any  # of slimming.artifact, with the history so far; its weights aren't read
+    identity: dict[str, Any]  # as it enters the hash
+    model: Callable[[], Any]
+    parent: Any = None
+    facts: dict[str, Any] | None = None  # for the checkpoint's history
+
+    @property
+    def cuts(self) -> int:
+        return sum(entry.get("stage") == "prune" for entry in self.checkpoint.history)
 
 
 def train(cfg) -> Path:
     """Run, resume or just find the training that `cfg` describes; return its folder."""
-    import torch
     from hydra.utils import instantiate
 
     from engine import fit
-    from slimming.artifact import Checkpoint, build
-    from utils import stages
+    from utils import network, stages
     from utils.gammas import announce_reach, choose_strength
     from utils.runs import Run
-    from utils.seeding import mix
 
     hardware = instantiate(cfg.hardware)
-    data = stages.load_data(stages.plain(cfg.data), hardware)
-    target, arguments = stages.model_for(stages.plain(cfg.model), data)
-    recipe, steps = stages.recipe_of(cfg), data.steps(cfg.recipe.batch_size)
+    start, data = (_anew if cfg.ckpt is None else _further)(cfg, hardware)
+    recipe = stages.recipe_of(cfg)
+    steps = data.steps(recipe.batch_size)
     strength = cfg.method.strength
     if strength is None:
         strength = choose_strength(recipe, cfg.method.mode, steps, cfg.recipe.reach)
     method = instantiate(cfg.method, strength=strength, _convert_="all")
+    target = start.checkpoint.target
+    label = network.label(target, start.checkpoint.arguments) + ("-init" if start.facts else "")
+    seed = start.parent.facts.get("seed", cfg.seed) if start.parent else cfg.seed
     run = Run(
         cfg.runs_dir,
         "train",
-        f"{network_label(target, arguments)}-{data.name}-l{strength:g}",
-        cfg.seed,
+        f"{label}-{data.name}-l{strength:g}" + (f"-p{start.cuts + 1}" if start.parent else ""),
+        seed,
         {
+            **start.identity,
             "data": data.fingerprint,
-            "model": {"_target_": target, **arguments},
             "method": {**stages.plain(cfg.method), "strength": strength},
             "recipe": stages.recipe_identity(cfg),
             "precision": hardware.precision,
@@ -47,19 +66,23 @@ def train(cfg) -> Path:
     )
 
     def work(logger) -> stages.Outcome:
-        torch.manual_seed(mix(cfg.seed, "initial weights"))
-        model = build(target, arguments, allow=(target.rpartition(".")[0],))
+        from dataclasses import replace
+
+        model = start.model()
+        network.check(target, model, data, hardware)
         announce_reach(recipe, method, model, steps)
-        model = fit(model, data, recipe, method, run, hardware, logger, cfg.seed)
-        past = [stages.history_entry(run, cfg, epochs=recipe.epochs, strength=strength)]
+        model = fit(model, data, recipe, method, run, hardware, logger, seed)
+        past = stages.history_entry(run, cfg, epochs=recipe.epochs, strength=strength)
+        history = [*start.checkpoint.history, {**past, **(start.facts or {})}]
         return stages.Outcome(
             model,
-            Checkpoint(target, arguments, {}, data.input_shape, {}, past),
+            replace(start.checkpoint, history=history),
             {
-                **stages.facts(run, cfg, data, hardware, target),
+                **stages.facts(run, cfg, data, hardware, target, start.parent),
                 "recipe": cfg.recipe.name,
                 "epochs": cfg.epochs,
                 "strength": strength,
+                "pass": start.cuts + 1,
                 "accuracy": stages.accuracies(model, data, hardware),
             },
         )
@@ -67,15 +90,70 @@ def train(cfg) -> Path:
     return stages.complete(cfg, run, work)
 
 
-def network_label(target: str, arguments: dict) -> str:
-    """ "vgg11-w0.25": the class, and what the field calls a network's size."""
-    name = target.rpartition(".")[2].lower() + str(arguments.get("depth", ""))
-    width = arguments.get("width", 1.0)
-    return name if width == 1.0 else f"{name}-w{width:g}"
+def _anew(cfg, hardware) -> tuple:
+    """The network of the config, with new weights or those of a file, and the data."""
+    import torch
+
+    from slimming.artifact import Checkpoint, build
+    from utils import stages
+    from utils.initial import Initial
+    from utils.network import model_for
+    from utils.seeding import mix
+
+    data = stages.load_data(stages.plain(cfg.data), hardware)
+    target, arguments = model_for(stages.plain(cfg.model), data)
+    identity = {"model": {"_target_": target, **arguments}}
+    initial, facts = None, None
+    if cfg.init is not None:
+        initial = Initial.read(cfg.init, stages.plain(cfg.init_skip))
+        identity["init"] = initial.identity
+        facts = {"init": {"file": initial.path, "sha256": initial.identity, "skip": initial.skip}}
+    elif cfg.init_skip:
+        raise ValueError("init_skip leaves out layers of a file of weights: say which, init=FILE")
+
+    def model():
+        torch.manual_seed(mix(cfg.seed, "initial weights"))
+        built = build(target, arguments, allow=(target.rpartition(".")[0],))
+        if initial is not None:
+            initial.put_into(built, target)
+        return built
+
+    return Start(
+        Checkpoint(target, arguments, {}, data.input_shape), identity, model, None, facts
+    ), data
+
+
+def _further(cfg, hardware) -> tuple:
+    """The network of a checkpoint, as it is, and the data."""
+    from utils import stages
+
+    if cfg.init is not None:
+        raise ValueError("ckpt= brings its own weights: leave init= out, or ckpt=")
+    parent = stages.Parent.open(stages.find_parent(cfg, lambda result: True, ""))
+    data = parent.data(cfg, hardware)
+    identity = {"parent": parent.identity}
+    return Start(
+        parent.checkpoint, identity, lambda: parent.model(cfg, data, hardware), parent
+    ), data
+
+
+def from_checkpoint(cfg) -> None:
+    """With ckpt=, the network and (unless said) the data are the checkpoint's.
+
+    Raises:
+        ValueError: another network was asked for as well.
+    """
+    if cfg.ckpt is None:
+        return
+    if typed("model"):
+        raise ValueError("ckpt= brings its own network: leave out model=, or ckpt=")
+    if not typed("data") and not typed("experiment"):
+        cfg.data = None
 
 
 @script("train")
 def main(cfg) -> None:
+    from_checkpoint(cfg)
     train(cfg)
 
 

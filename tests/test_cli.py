@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from door import ROOT, TINY, shell
+from terminal import refusal
 from utils.cli import _expand
 
 SCRIPTS = ("train", "prune", "finetune", "pipeline", "evaluate", "export", "report")
@@ -35,6 +36,29 @@ def test_a_misspelt_command_line_is_explained(arguments, words):
     assert done.returncode == 1
     assert words in done.stderr and done.stderr.startswith("error: ")
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("recipe.batch_size=abc", "recipe.batch_size is a number of images; got 'abc'"),
+        ("recipe.batch_size=2.5", "recipe.batch_size is a number of images; got 2.5"),
+        ("recipe.batch_size=-3", "batches of 2; got epochs=1, batch_size=-3"),
+        ("recipe.reach=far", "recipe.reach is how far the penalty can move a gamma; got 'far'"),
+        ("recipe.optimizer.lr=abc", "recipe.optimizer can't be made of {'lr': 'abc'"),
+        ("recipe.optimizer.momentum=-1", "Invalid momentum value: -1"),
+        ("+recipe.schedule.warmup=abc", "recipe.schedule can't be made of {'warmup': 'abc'}"),
+        ("hardware.threads=abc", "hardware can't be made of device=auto"),
+        ("method.strength=abc", "method.strength (lambda) is a number"),
+        ("epochs=0", "training needs at least 1 epoch"),
+        ("data.val_size=abc", "data=fake"),
+    ],
+)
+def test_an_option_of_the_wrong_type_is_named(tmp_path, option, words):
+    tiny = [word for word in TINY if not word.startswith("epochs")]
+    said = refusal("train", *tiny, f"runs_dir={tmp_path}", "epochs=1", option)
+    assert words in said and "not foreseen" not in said
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_stages_error_is_one_sentence_and_a_traceback_can_be_asked_for(tmp_path):

@@ -9,10 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
+ROOT = Path(__file__).resolve().parent.parent
+CONF = ROOT / "conf"
 FLAGS = ("--cfg", "-c", "--info", "-i", "--package", "-p")  # of Hydra: their value comes after
 FLAGS += ("--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd")
 EXPECTED = (ValueError, OSError, RuntimeError, ImportError)  # a user's mistake or the machine's
+
+
+_looked_in: set[str] = set()  # the model_path of this process
 
 
 class Failed(Exception):
@@ -43,9 +47,9 @@ def script(config: str, positional: str | None = None) -> Callable:
             register()
             show_all = os.environ.get("HYDRA_FULL_ERROR") == "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints tracebacks itself
-            sys.argv[1:] = _expand(sys.argv[1:], positional)
+            sys.argv[1:] = _own_network(_expand(sys.argv[1:], positional))
             failed: list[str] = []
-            job = _job(main, show_all, failed)
+            job = _job(main, config, show_all, failed)
             try:
                 hydra.main(config_path=str(CONF), config_name=config, version_base="1.3")(job)()
             except Failed as error:
@@ -63,24 +67,86 @@ def script(config: str, positional: str | None = None) -> Callable:
     return wrap
 
 
-def _job(main: Callable[[Any], Any], show_all: bool, failed: list[str]) -> Callable[[Any], Any]:
+def typed(name: str) -> bool:
+    """Whether this job's command line says `name=...` or `name.option=...`."""
+    from hydra.core.hydra_config import HydraConfig
+
+    said = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    return any(re.match(rf"\W*{re.escape(name)}\b(?!@)", override) for override in said)
+
+
+def _job(
+    main: Callable[[Any], Any], config: str, show_all: bool, failed: list[str]
+) -> Callable[[Any], Any]:
     @functools.wraps(main)
     def job(cfg: Any) -> Any:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
         try:
+            cfg = _without_default_network(cfg, config)
+            find_modules_in(cfg.get("model_path"))
             return main(cfg)
         except Exception as error:
             if show_all:
                 raise
-            _say(_sentence(error), 1)
+            _say(_sentence(error, cfg), 1)
             if HydraConfig.get().mode == RunMode.RUN:
                 sys.exit(1)
             failed.append(HydraConfig.get().job.override_dirname)
             raise Failed(failed[-1]) from None
 
     return job
+
+
+def _own_network(arguments: list[str]) -> list[str]:
+    """Where a class is typed, no yaml's arguments come along, and any argument may be given."""
+    keys = [_key(argument) for argument in arguments]
+    own = "model._target_" in keys
+    words = []
+    for key, word in zip(keys, arguments, strict=True):
+        if key == "model._target_" and "model" not in keys:
+            words.append("model=own")
+        added = key == "model_path" or (own and key.startswith("model."))
+        words.append(f"++{word.lstrip('+')}" if added else word)
+    return words
+
+
+def _key(argument: str) -> str:
+    key, equals, _ = argument.lstrip("+").partition("=")
+    return key if equals else ""
+
+
+def _without_default_network(cfg: Any, config: str) -> Any:
+    """The same for an experiment's class: the default network's arguments don't come along."""
+    from hydra import compose
+    from hydra.core.hydra_config import HydraConfig
+
+    hydra = HydraConfig.get()
+    if hydra.runtime.choices.get("model") != "default":
+        return cfg
+    if cfg.model._target_ == compose("model/default").model._target_:
+        return cfg
+    return compose(config, [*hydra.overrides.task, "model=own"])
+
+
+def find_modules_in(folder: str | None) -> None:
+    """Look for modules in `folder` before those that are installed; this project's come first.
+
+    Raises:
+        ValueError: it is no folder, or this process has looked in another one (Python keeps the
+            modules it has loaded, so a module of the same name would be the wrong one).
+    """
+    if folder is None:
+        return
+    path = str(Path(str(folder)).expanduser().resolve())
+    if not Path(path).is_dir():
+        raise ValueError(f"model_path={folder} is no folder")
+    if _looked_in and path not in _looked_in:
+        raise ValueError(f"model_path={folder}: a sweep can have one model_path only")
+    if path not in sys.path:
+        sys.path.insert(sys.path.index(str(ROOT)) + 1 if str(ROOT) in sys.path else 0, path)
+    _looked_in.add(path)
 
 
 def _expand(arguments: list[str], positional: str | None) -> list[str]:
@@ -101,11 +167,15 @@ def _say(sentence: str, code: int) -> int:
     return code
 
 
-def _sentence(error: Exception) -> str:
+def _sentence(error: Exception, cfg: Any = None) -> str:
     """The error in one line; for a misspelt option or choice, with the near ones."""
     if type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
+        if isinstance(error.__cause__, TypeError) and cfg is not None:
+            return _wrong_type(error, cfg)
         return _sentence(error.__cause__)
     text = str(error).strip()
+    if re.match("there is no network .* No module named [^;]*$", text):
+        text += "; model_path=FOLDER says where your own modules lie"
     if type(error).__module__.startswith(("hydra", "omegaconf")):
         return _config_sentence(text, error)
     if isinstance(error, EXPECTED) and text:
@@ -115,6 +185,17 @@ def _sentence(error: Exception) -> str:
         f"{type(error).__name__}: {first} (not foreseen: set HYDRA_FULL_ERROR=1 to see where, "
         f"and please report it)"
     )
+
+
+def _wrong_type(error: Exception, cfg: Any) -> str:
+    """An object of the config that can't be made: its options as they stand, and why."""
+    from omegaconf import OmegaConf
+
+    key = re.search(r"full_key: (\S+)", str(error))
+    node = OmegaConf.select(cfg, key.group(1)) if key else None
+    options = {} if node is None else OmegaConf.to_container(node, resolve=True)
+    said = ", ".join(f"{name}={value}" for name, value in options.items() if name[0] != "_")
+    return f"{key.group(1) if key else 'an option'} can't be made of {said}: {error.__cause__}"
 
 
 def _config_sentence(text: str, error: Exception) -> str:

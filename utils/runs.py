@@ -4,7 +4,6 @@ A folder is named by a hash of everything that can change the result; what can't
 paths) is left out. `result.json` is written last: where it is, the stage is done.
 """
 
-import ast
 import hashlib
 import inspect
 import json
@@ -26,6 +25,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from slimming.artifact import write_atomically
+from utils.own_code import source_hash
 
 SCHEMA = 1  # of result.json
 OWN = ("models.", "torchvision.", "torch.", "slimming.", "utils.")
@@ -59,15 +59,8 @@ def _essence_of_call(node: Mapping[str, Any]) -> dict[str, Any]:
         for key, item in sorted(arguments.items())
         if key not in parameters or essence(parameters[key].default) != item
     }
-    source = {} if node["_target_"].startswith(OWN) else {"source": _source_hash(target)}
+    source = {} if node["_target_"].startswith(OWN) else {"source": source_hash(target)}
     return {"target": node["_target_"], "arguments": kept, **source}
-
-
-def _source_hash(target: Any) -> str:
-    """Of a user's own file: its code counts, comments and blank lines don't."""
-    path = inspect.getsourcefile(target)
-    tree = ast.dump(ast.parse(Path(path).read_text())) if path else repr(target)
-    return hashlib.sha256(tree.encode()).hexdigest()
 
 
 def digest(identity: Mapping[str, Any]) -> str:

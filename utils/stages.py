@@ -1,11 +1,11 @@
 """What the stages share: the config's objects, the parent, the folder, the result."""
 
 import functools
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -21,6 +21,8 @@ from utils import data as datasets
 from utils.cost import count
 from utils.data import Data
 from utils.hardware import Hardware
+from utils.initial import weights_digest
+from utils.network import check_outputs
 from utils.recipe import Recipe
 from utils.runs import Run, newest, read_result
 from utils.tracking import NoLogger, WandB
@@ -93,8 +95,12 @@ def _finish(run: Run, outcome: Outcome, config: dict[str, Any]) -> dict[str, Any
 
 def original_widths(checkpoint: Checkpoint, scales: Mapping[str, torch.Tensor]) -> dict[str, int]:
     """{BatchNorm: its channels before any cut}."""
-    with torch.device("meta"):
-        dense = artifact.build(checkpoint.target, checkpoint.arguments, (checkpoint.module,))
+    named = (checkpoint.target, checkpoint.arguments, (checkpoint.module,))
+    try:
+        with torch.device("meta"):
+            dense = artifact.build(*named)
+    except ValueError:  # a constructor that looks at values, such as tensor.item()
+        dense = artifact.build(*named)
     widths = {name: len(gamma) for name, gamma in gammas(dense).items()}
     return {name: widths.get(name, len(gamma)) for name, gamma in scales.items()}
 
@@ -125,7 +131,22 @@ def _load_data(name: str, arguments: str, device: torch.device) -> Data:
 
 
 def recipe_of(cfg: DictConfig) -> Recipe:
+    """
+    Raises:
+        ValueError: an option of the recipe is of a wrong type, or out of range.
+    """
+    size, reach = cfg.recipe.batch_size, cfg.recipe.reach
+    if not isinstance(size, int):
+        raise ValueError(f"recipe.batch_size is a number of images; got {size!r}")
+    if not isinstance(reach, (int, float, NoneType)):
+        raise ValueError(f"recipe.reach is how far the penalty can move a gamma; got {reach!r}")
     recipe = instantiate(cfg.recipe, _convert_="all")
+    for part, trial in (("optimizer", [nn.Parameter(torch.zeros(1))]), ("schedule", 0.0)):
+        try:
+            recipe[part](trial)
+        except (TypeError, ValueError) as error:
+            said = {key: value for key, value in cfg.recipe[part].items() if key[0] != "_"}
+            raise ValueError(f"recipe.{part} can't be made of {said}: {error}") from error
     return Recipe(cfg.epochs, recipe["batch_size"], recipe["optimizer"], recipe["schedule"])
 
 
@@ -133,26 +154,6 @@ def recipe_identity(cfg: DictConfig) -> dict[str, Any]:
     """The part of a recipe that can change the result."""
     recipe = {key: plain(cfg.recipe[key]) for key in ("batch_size", "optimizer", "schedule")}
     return {**recipe, "epochs": cfg.epochs}
-
-
-def model_for(description: Mapping[str, Any], data: Data) -> tuple[str, dict[str, Any]]:
-    """(target, arguments) of a `model` config; what it leaves open is taken from the data.
-
-    Raises:
-        ValueError: it was told other classes or channels than the data have.
-    """
-    arguments = {key: value for key, value in description.items() if key != "_target_"}
-    facts = {
-        "num_classes": data.num_classes,
-        "in_channels": data.input_shape[0],
-        "input_shape": list(data.input_shape),
-    }
-    for key in facts.keys() & arguments.keys():
-        if arguments[key] is None:
-            arguments[key] = facts[key]
-        elif arguments[key] != facts[key]:
-            raise ValueError(f"model.{key}={arguments[key]}, but {data.name} has {facts[key]}")
-    return description["_target_"], arguments
 
 
 def find_parent(cfg: DictConfig, fits: Callable[[dict], bool], advice: str) -> Path:
@@ -187,11 +188,8 @@ class Parent:
         if result is not None:
             name = result["name"]
             return cls(checkpoint, name, name, result["label"], result["row"], result)
-        digest = hashlib.sha256()
-        for name, tensor in sorted(checkpoint.weights.items()):
-            digest.update(name.encode())
-            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
-        return cls(checkpoint, digest.hexdigest(), None, path.stem, path.stem, {})
+        digest = weights_digest(checkpoint.weights)
+        return cls(checkpoint, digest, None, path.stem, path.stem, {})
 
     def extended(
         self, entry: dict[str, Any], keep: dict[str, list[int]] | None = None
@@ -229,12 +227,7 @@ class Parent:
             ValueError: it tells other classes apart than the data have.
         """
         model = hardware.place(artifact.restore(self.checkpoint, tuple(cfg.allow)))
-        with torch.no_grad():
-            outputs = model(next(data.eval_batches(data.test, 2))[0]).shape[-1]
-        if outputs != data.num_classes:
-            raise ValueError(
-                f"the network tells {outputs} classes apart, but {data.name} has {data.num_classes}"
-            )
+        check_outputs("the network", model, data)
         return model
 
 
@@ -255,7 +248,7 @@ def facts(
     parent: Parent | None = None,
 ) -> dict[str, Any]:
     """What every result.json says about its run; a child says what its parent said."""
-    inherited = ("seed", "recipe", "strength", "ratio")
+    inherited = ("seed", "recipe", "strength", "ratio", "pass")
     known = parent.facts if parent else {}
     return {
         "stage": run.stage,
