@@ -47,19 +47,19 @@ def difference(dense: nn.Module, thin: nn.Module, x: Tensor) -> float:
 @torch.no_grad()
 def zeroed(dense: nn.Module, thin: nn.Module) -> nn.Module:
     """`dense` with everything at 0 that `thin` doesn't make any more."""
-    masked = copy.deepcopy(dense)
-    small, seen = dict(thin.named_modules()), set()
-    for name, module in masked.named_modules():
+    masked, small, seen = copy.deepcopy(dense), dict(thin.named_modules()), set()
+    for name, module in dense.named_modules():
         if isinstance(module, (_BatchNorm, _ConvNd, nn.Linear)):
             if name not in small:
                 raise CannotTell(f"'{name}' is gone")
-            gone = _gone(name, module, small[name])
-            for tensor in (module.weight, module.bias):
-                if tensor is not None and len(gone):
-                    tensor.index_fill_(_made(module, tensor), gone, 0.0)
-            seen |= {f"{name}.{own}" for own, _ in module.named_parameters(recurse=False)}
+            gone, twin = _gone(name, module, small[name]), masked.get_submodule(name)
+            for own, tensor in module.named_parameters(recurse=False):
+                seen.add(f"{name}.{own}")
+                if len(gone):  # as a tensor of its own: what was one weight may be cut in two ways
+                    zeros = tensor.index_fill(_made(module, tensor), gone, 0.0)
+                    setattr(twin, own, nn.Parameter(zeros))
     others = {k: p.shape for k, p in thin.named_parameters() if k not in seen}
-    for name, parameter in masked.named_parameters():
+    for name, parameter in dense.named_parameters():
         if name in others and others[name] != parameter.shape:
             raise CannotTell(f"'{name}' shrank, which zeros in its place don't imitate")
     return masked

@@ -52,9 +52,9 @@ def test_a_row_holds_everything_and_a_late_one_says_so(tmp_path):
     assert met(row) and equal(row) and row["difference"] <= TOLERANCE
     assert row["eval"] is row["train"] is row["reloads"] is True
     late = run("VGG-19", "ours", limit=0.01)
-    assert late["error"] == "not done after 0 s"
+    assert late["error"] == "not done after 0.01 s"
     about = {"command": "", "commit": "", "machine": {"cpu": ""}}
     about["versions"] = dict.fromkeys(["torch", "torchvision", "torch-pruning"], "")
     text = page({"about": about, "rows": {"computed sizes | ours": row, "VGG-19 | ours": late}})
-    assert "- VGG-19, ours: error: not done after 0 s" in text
+    assert "- VGG-19, ours: error: not done after 0.01 s" in text
     assert "| budget met | 1 of 2 | 0 of 0 |" in text
