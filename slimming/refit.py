@@ -73,7 +73,7 @@ def refit(
     """
     source, work = copy.deepcopy(model).eval(), copy.deepcopy(thin).eval()
     consumers = cut_consumers(graph, keep, thin)
-    survey = _Survey(source, consumers, list(images))
+    survey = _Survey(source, consumers, [batch for batch in images if len(batch)])
     originals = _originals(source, consumers, survey)
     fits = _Refitting(graph, work, survey, originals, damping).run()
     for layer, change, shift, _ in fits:
@@ -94,7 +94,7 @@ class _Survey:
     """One batch through the original network: what is called, how often, how large it all is."""
 
     def __init__(self, source: nn.Module, consumers: Iterable[str], batches: list[Tensor]):
-        if not sum(map(len, batches)):
+        if not batches:
             raise ValueError("compensation needs at least one batch of training images")
         self.calls: dict[str, int] = {}  # consumer -> calls, in the order of execution
         self._positions: dict[str, int] = {}  # consumer -> rows in the first batch
@@ -172,7 +172,14 @@ class _Refitting:
     first. A consumer that is called several times is fitted on all of its calls.
     """
 
-    def __init__(self, graph, work, survey, originals, damping: float):
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        work: nn.Module,
+        survey: _Survey,
+        originals: dict[str, list[list[Tensor]]],
+        damping: float,
+    ):
         self.graph, self.work, self.survey, self.originals = graph, work, survey, originals
         self.damping = damping
         self.queue = list(survey.calls)
@@ -195,7 +202,12 @@ class _Refitting:
                     self.chunk, self.called = chunk, 0
                     with suppress(_Enough):
                         self.work(images)
+                        self._check_all_done()
         return self.fits
+
+    def _check_all_done(self) -> None:
+        if self.queue:
+            raise ValueError(f"the thin network never calls '{self.queue[0]}': cut the model again")
 
     def _reached(self, layer: str, module: nn.Module, args: tuple, kwargs: dict, output: Tensor):
         if not self.queue or layer != self.queue[0]:

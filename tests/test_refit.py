@@ -356,3 +356,13 @@ def test_no_images_are_refused():
     for images in ([], [x[:0]]):
         with pytest.raises(ValueError, match="at least one batch of training images"):
             refit(model, graph, keep, slim(model, graph, keep), images)
+
+
+def test_a_network_that_calls_other_layers_is_refused():
+    class Skips(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return self[:3](x)
+
+    model, x, graph, keep = setup(chain(*block(3, 6), conv(6, 4)), *PICTURE)
+    with pytest.raises(ValueError, match="the thin network never calls '3': cut the model again"):
+        refit(model, graph, keep, Skips(*slim(model, graph, keep)), [x])
