@@ -1,8 +1,9 @@
-"""Any checkpoint of ours, dense or thin -> accuracy and costs.
+"""Any checkpoint, dense or thin, ours or a VGG of the official PyTorch port -> accuracy and costs.
 
     python evaluate.py runs/<name>
     python evaluate.py results/digits_thin.safetensors
     python evaluate.py results/cifar10_thin.safetensors data=cifar10 data.root=~/datasets
+    python evaluate.py model_best.pth.tar data=cifar10
 
 Costs need no data. Accuracy is measured on the data the network was trained on, or on data=...
 """
@@ -17,13 +18,13 @@ def evaluate_checkpoint(cfg) -> dict:
     from hydra.utils import instantiate
 
     from slimming import artifact
-    from utils import stages
+    from utils import port, stages
     from utils.cost import count, latency
 
     hardware = instantiate(cfg.hardware)
     path = stages.find_parent(cfg, lambda result: True, "run `python train.py` first")
-    parent = stages.Parent.open(path)
-    checkpoint = parent.checkpoint
+    checkpoint = port.read(path)
+    parent = stages.Parent(checkpoint, "", None, path.stem, path.stem, {})
     model = artifact.restore(checkpoint, tuple(cfg.allow))
     file = path / "model.pt" if path.is_dir() else Path(path)
     found = {
@@ -39,7 +40,7 @@ def evaluate_checkpoint(cfg) -> dict:
         )["this"]
         for batch, times in found["latency"].items():
             print(f"{f'batch {batch}':>12}  {times['median_ms']:.2f} ms")
-    data = parent.data(cfg, hardware)
+    data = port.normalised(parent.data(cfg, hardware), checkpoint)
     model = parent.model(cfg, data, hardware)
     found["accuracy"] = stages.accuracies(model, data, hardware)
     for split, share in found["accuracy"].items():

@@ -1,49 +1,146 @@
-"""A checkpoint -> one file of plain data, checked against its source.
+"""A checkpoint -> one file to keep, to ship or to run elsewhere, checked against its source.
 
+    python export.py runs/<name> to=thin.onnx
+    python export.py runs/<name> to=thin.py fold=true
     python export.py runs/<name> to=thin.safetensors half=true
 
-`from slimming import load; load("thin.safetensors")` opens it, without tracing and without pickle.
+`.onnx` takes batches of any size. `.py` needs nothing but torch; its weights lie beside it. What
+is written as `.safetensors` or `.pt` can be trained and cut further: `from slimming import load`
+opens it, without tracing and without pickle.
 """
 
 from pathlib import Path
 
 from utils.cli import script
 
+TRAINABLE, DEPLOYED = (".safetensors", ".pt"), (".onnx", ".py")
 
-def export(cfg) -> Path:
-    """Write `to`, compare its outputs with the source's, and return its path."""
-    from dataclasses import replace
 
-    import torch
+def export(cfg) -> dict:
+    """Write `to`, if it passes its check -> {"path", "bytes", "difference", "latency"}.
+
+    `difference` is the largest one to the source's outputs, relative to their largest magnitude.
+    """
+    import os
+    import tempfile
 
     from slimming import artifact
-    from utils import stages
+    from slimming.fold import fold
+    from utils import port, stages
+    from utils.exports import parity
 
-    if cfg.to is None:
-        raise ValueError("say which file to write: to=NAME.safetensors")
     path = stages.find_parent(cfg, lambda result: True, "run `python train.py` first")
-    checkpoint, to = artifact.read(path), Path(cfg.to)
-    weights = {
-        name: tensor.half() if cfg.half and tensor.is_floating_point() else tensor
-        for name, tensor in checkpoint.weights.items()
-    }
-    trial = to.with_name(f".trial-{to.name}")  # what was there before stays until this is checked
-    artifact.save(trial, replace(checkpoint, weights=weights))
+    to = _destination(cfg, path)
+    checkpoint = port.read(path)
     source = artifact.restore(checkpoint, tuple(cfg.allow))
-    written = artifact.load(trial, tuple(cfg.allow))
-    images = torch.randn(16, *checkpoint.input_shape, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        expected, got = source(images), written(images)
-    difference = ((expected - got).abs().max() / expected.abs().max()).item()
-    if not difference <= (1e-2 if cfg.half else 0.0):
-        trial.unlink()
-        raise RuntimeError(
-            f"{to} was not written: its outputs would differ by {difference:.1e} (relative)"
-            + ("; try half=false" if cfg.half else "")
+    network = fold(source, parity.images(checkpoint.input_shape, 2)) if cfg.fold else source
+    write, facts = _writer(cfg, to, checkpoint, network), _facts(cfg, checkpoint, source)
+    exact = to.suffix != ".onnx" and not cfg.fold
+    check = parity.Check(source, checkpoint.input_shape, exact, cfg.half)
+    try:
+        folder = tempfile.TemporaryDirectory(prefix=".export-", dir=to.parent)
+    except OSError as error:
+        reason = f"{error.strerror or error}; choose another place with to=..."
+        raise OSError(f"can't write to the folder {to.parent} ({reason})") from error
+    with folder as name:  # what was there before stays until this is checked
+        trial = Path(name) / to.name
+        for _ in range(2):  # the second one says what the check of the first one found
+            written = write(trial, facts)
+            facts["parity"] = check(written, to)
+        files = sorted(Path(name).iterdir(), key=lambda file: file.name == to.name)
+        for file in files:
+            os.replace(file, to.with_name(file.name))
+    difference = facts["parity"]["largest_relative_difference"]
+    size = sum(to.with_name(file.name).stat().st_size for file in files)
+    print(f"{to}: {size:,} bytes; its outputs differ by {difference:.1e} (relative)")
+    times = _latency(cfg, to, checkpoint, source) if cfg.latency else None
+    return {"path": to, "bytes": size, "difference": difference, "latency": times}
+
+
+def _destination(cfg, source: Path) -> Path:
+    """`to`, if it can be written there and with these options."""
+    if cfg.to is None:
+        raise ValueError("say which file to write: to=NAME.safetensors (or .pt, .onnx, .py)")
+    to = Path(cfg.to).expanduser()
+    if to.suffix not in TRAINABLE + DEPLOYED:
+        raise ValueError(f"to={cfg.to}: the name ends in {', '.join(TRAINABLE + DEPLOYED)}")
+    if cfg.fold and to.suffix in TRAINABLE:
+        raise ValueError(
+            f"fold=true is for files that are only run (.onnx, .py): a {to.suffix} file keeps the "
+            f"BatchNorms, so that the network can be trained and cut further"
         )
-    trial.replace(to)
-    print(f"{to}: {to.stat().st_size:,} bytes; its outputs differ by {difference:.1e} (relative)")
+    if cfg.half and to.suffix == ".onnx":
+        raise ValueError(
+            "half=true is for .safetensors, .pt and .py, whose weights become float32 again when "
+            "they are loaded; an ONNX file keeps float32"
+        )
+    if not to.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {to.parent} to write to={cfg.to} in")
+    if to.is_dir() or to.resolve() in (source.resolve(), (source / "model.pt").resolve()):
+        what = "a folder" if to.is_dir() else "the checkpoint itself"
+        raise ValueError(f"to={cfg.to} is {what}: choose another name")
+    if to.suffix == ".py":
+        from utils.exports.standalone import check_name
+
+        check_name(to)
     return to
+
+
+def _writer(cfg, to: Path, checkpoint, network):
+    """write(path, facts) -> what the file computes, read back from it."""
+    from dataclasses import replace
+
+    from slimming import artifact
+    from utils.exports import onnx_file, standalone
+
+    if to.suffix in DEPLOYED:
+        module = onnx_file if to.suffix == ".onnx" else standalone
+        options = {"half": True} if cfg.half else {}
+        program = module.convert(network, checkpoint.input_shape)
+
+    def write_deployed(path: Path, facts: dict):
+        module.save(path, program, facts, **options)
+        return module.open_file(path)
+
+    def write_trainable(path: Path, facts: dict):
+        weights = {
+            name: tensor.half() if cfg.half and tensor.is_floating_point() else tensor
+            for name, tensor in checkpoint.weights.items()
+        }
+        artifact.save(path, replace(checkpoint, weights=weights))
+        return artifact.load(path, tuple(cfg.allow))
+
+    return write_deployed if to.suffix in DEPLOYED else write_trainable
+
+
+def _facts(cfg, checkpoint, source) -> dict:
+    """What the file says it is."""
+    from utils.cost import count_macs
+    from utils.runs import command
+
+    return {
+        "target": checkpoint.target,
+        "arguments": checkpoint.arguments,
+        "input_shape": checkpoint.input_shape,
+        "params": sum(p.numel() for p in source.parameters()),
+        "macs": count_macs(source, checkpoint.input_shape),
+        "folded": cfg.fold,
+        "half": cfg.half,
+        "history": checkpoint.history,
+        "command": command(),
+    }
+
+
+def _latency(cfg, to: Path, checkpoint, source) -> dict:
+    """Time it beside the network it was cut from, whose weights don't matter."""
+    from slimming import artifact
+    from utils.exports import timing
+
+    dense = artifact.build(checkpoint.target, checkpoint.arguments, tuple(cfg.allow)).eval()
+    shapes = [{k: t.shape for k, t in m.state_dict().items()} for m in (dense, source)]
+    networks = {"this": source} if shapes[0] == shapes[1] else {"dense": dense, "thin": source}
+    written = to if to.suffix == ".onnx" else None
+    return timing.compare(networks, checkpoint.input_shape, written)
 
 
 @script("export", positional="ckpt")

@@ -1,0 +1,179 @@
+"""A network as a Python file that needs nothing but torch, and its weights beside it.
+
+The file is the torch.fx trace of the network in eval mode, written down: one line per layer in
+`__init__`, one line per step in `forward`. What can't be written down is refused.
+"""
+
+import copy
+import json
+import runpy
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torchvision.ops import StochasticDepth
+
+from slimming.artifact import write_atomically
+from slimming.builder import reason_of
+from slimming.bypass import stands_in
+from slimming.layers import SCORED, own_forward
+from slimming.selection import selects
+from utils.exports.layers import CONSTANT, Layers
+from utils.exports.steps import Steps
+
+MARK = "# Written by export.py of network-slimming"
+NOTHING = (nn.Identity, StochasticDepth)  # in eval mode they return what they get
+
+HEAD = (
+    f"{MARK}\n"
+    + '''r"""{name}, for inference; needs nothing but torch.
+
+    model = load()         # {weights} lies beside this file
+    scores = model(images) # float32 (N, {sizes}), normalised as in training
+
+{facts}
+"""
+
+from pathlib import Path
+
+import {imports}
+from torch import nn
+
+WEIGHTS = Path(__file__).with_suffix(".weights.pt")
+'''
+)
+
+TAIL = '''
+
+def load(weights=WEIGHTS):
+    """The network with its weights, on the CPU, in eval mode."""
+    model = Network()
+    model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    return model.eval()
+
+
+if __name__ == "__main__":
+    with torch.no_grad():
+        outputs = load()(torch.randn(2, {sizes}))
+    {show}
+'''
+IMPORTED_AS = {"F": "torch.nn.functional as F"}
+SHOW = {
+    Tensor: "print(tuple(outputs.shape))",
+    dict: "print({name: tuple(value.shape) for name, value in outputs.items()})",
+    tuple: "print([tuple(value.shape) for value in outputs])",
+    list: "print([tuple(value.shape) for value in outputs])",
+}
+
+
+@dataclass(frozen=True)
+class Program:
+    """A network as text and tensors."""
+
+    name: str
+    input_shape: tuple[int, ...]
+    imports: list[str]
+    body: list[str]  # the lines of its classes
+    show: str  # how its outputs' shapes are printed
+    weights: dict[str, Tensor]
+
+
+def convert(model: nn.Module, input_shape: Sequence[int]) -> Program:
+    """Write a network in eval mode down; `save` puts it into files.
+
+    Raises:
+        ValueError: it does something that can't be written down; the message says what.
+    """
+    name = type(model).__name__
+    try:
+        # A copy, because the tracer leaves tensors that the code makes in the network.
+        return _convert(name, copy.deepcopy(model), tuple(input_shape))
+    except Exception as error:  # tracing runs the network's own code
+        raise ValueError(
+            f"{name} can't be written as a Python file ({reason_of(error)}); "
+            f"to=NAME.safetensors holds any network"
+        ) from error
+
+
+def _convert(name: str, model: nn.Module, input_shape: tuple[int, ...]) -> Program:
+    with torch.no_grad():
+        outputs = model(torch.zeros(2, *input_shape))
+    shows = [text for kind, text in SHOW.items() if isinstance(outputs, kind)]
+    if not shows:
+        raise ValueError(f"it returns a {type(outputs).__name__}")
+    graph = _Tracer().trace(model)
+    for node in list(graph.nodes):
+        if node.op == "call_module" and isinstance(model.get_submodule(node.target), NOTHING):
+            node.replace_all_uses_with(node.all_input_nodes[0])
+            graph.erase_node(node)
+    layers = Layers(model)
+    steps = Steps(graph, layers)
+    body = [
+        *(CONSTANT.splitlines() if layers.constants else []),
+        "",
+        "",
+        "class Network(nn.Module):",
+        "    def __init__(self):",
+        "        super().__init__()",
+        *(f"        {line}" for line in layers.lines),
+        "",
+        f"    def forward(self, {', '.join(steps.arguments)}):",
+        *(f"        {line}" for line in steps.lines),
+    ]
+    imports = [IMPORTED_AS.get(name, name) for name in steps.imports if name]
+    return Program(name, input_shape, sorted({"torch", *imports}), body, shows[0], layers.tensors)
+
+
+def save(path: Path, program: Program, facts: Mapping[str, Any], half: bool = False) -> None:
+    """Write `path` and the weights beside it, with `facts` as JSON in the docstring."""
+    sizes = ", ".join(map(str, program.input_shape))
+    weights = path.with_suffix(".weights.pt")
+    head = HEAD.format(
+        name=program.name,
+        weights=weights.name,
+        sizes=sizes,
+        facts=json.dumps(facts, indent=1),
+        imports="\nimport ".join(program.imports),
+    )
+    tail = TAIL.format(sizes=sizes, show=program.show)
+    text = head + "\n".join(program.body) + "\n" + tail
+    tensors = {
+        name: tensor.half() if half and tensor.is_floating_point() else tensor
+        for name, tensor in program.weights.items()
+    }
+    write_atomically(weights, lambda file: torch.save(tensors, file))
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def check_name(path: Path) -> None:
+    """Refuse a name that Python or torch uses itself, and to replace a file that isn't ours.
+
+    Raises:
+        ValueError: either of them.
+    """
+    if path.stem in {*sys.stdlib_module_names, "torch", "numpy"}:
+        raise ValueError(f"{path.name} would hide Python's or torch's own module: choose another")
+    if path.exists() and not path.read_bytes().startswith(MARK.encode()):
+        raise ValueError(f"{path} is no export but a program of yours: choose another name")
+
+
+def open_file(path: Path) -> Callable[[Tensor], Any]:
+    """The network of a file that `save` wrote. It is run as a program: only for our own files."""
+    try:
+        return runpy.run_path(str(path))["load"]()
+    except Exception as error:
+        raise ValueError(f"{path.name} would not run ({reason_of(error)})") from error
+
+
+class _Tracer(fx.Tracer):
+    """torch's own layers are leaves, and so are those that a cut made of them."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        made_by_a_cut = selects(module) or stands_in(module)
+        plain = isinstance(module, SCORED) and not own_forward(module)
+        known = made_by_a_cut or plain or isinstance(module, NOTHING)
+        return known or super().is_leaf_module(module, name)
