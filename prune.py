@@ -27,8 +27,11 @@ def prune(cfg) -> Path:
     from utils.runs import Run
 
     goal = what_to_cut(cfg)
-    if cfg.recalibrate < 0:
-        raise ValueError(f"recalibrate is a number of training images; got {cfg.recalibrate}")
+    if cfg.recalibrate < 0 or cfg.images < 1:
+        raise ValueError(
+            f"recalibrate and images are numbers of training images; got {cfg.recalibrate} and "
+            f"{cfg.images}"
+        )
     path = stages.find_parent(
         cfg,
         lambda result: result["stage"] == "train" and result["strength"] > 0,
@@ -50,7 +53,10 @@ def prune(cfg) -> Path:
             "method": method,
             "plan": {"_target_": "slimming.planner.plan", **goal, **options},
             **({} if cfg.coupled == "prune" else {"coupled": cfg.coupled}),
-            "after": {key: cfg[key] for key in ("compensate", "recalibrate")},
+            "after": {
+                **{key: cfg[key] for key in ("compensate", "recalibrate")},
+                **({} if cfg.compensate == "none" else {"images": cfg.images}),
+            },
             "precision": hardware.precision,
         },
     )
@@ -145,14 +151,18 @@ def _cut(cfg, run, parent, data, hardware, goal: dict, planned: tuple):
         "masked": stages.accuracies(mask(model, graph, keep), data, hardware),
         "cut": stages.accuracies(thin, data, hardware),
     }
-    images = list(data.sample(min(cfg.recalibrate or 512, len(data.train)), seed=seed))
-    if cfg.recalibrate > len(data.train):
-        print(f"recalibrating on all {len(data.train)} training images: there are no more")
-    folded = compensate(model, graph, keep, thin, images, cfg.compensate)
+
+    def images(number: int) -> list:
+        if number > len(data.train):
+            print(f"using all {len(data.train)} training images: there are no more")
+        return list(data.sample(min(number, len(data.train)), seed=seed))
+
+    folded = []
     if cfg.compensate != "none":
+        folded = compensate(model, graph, keep, thin, images(cfg.images), cfg.compensate)
         reached["compensated"] = stages.accuracies(thin, data, hardware)
     if cfg.recalibrate:
-        recalibrate(thin, images)
+        recalibrate(thin, images(cfg.recalibrate))
         reached["recalibrated"] = stages.accuracies(thin, data, hardware)
     show_accuracies(reached)
     kept = {gate: indices.tolist() for gate, indices in keep.items()}

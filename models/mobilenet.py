@@ -73,7 +73,10 @@ class InvertedResidual(nn.Sequential):
         self.adds = stride == 1 and num_in == num_out
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + super().forward(x) if self.adds else super().forward(x)
+        y = super().forward(x)
+        if self.adds:
+            y += x
+        return y
 
 
 class MobileNetV2(nn.Module):

@@ -26,7 +26,9 @@ class Block(nn.Module):
             self.shortcut = nn.Sequential(*conv_norm(num_in, num_out, 1, stride))
 
     def forward(self, x: Tensor) -> Tensor:
-        return (self.shortcut(x) + self.body(x)).relu()
+        y = self.body(x)
+        y += self.shortcut(x)
+        return y.relu_()
 
 
 class ResNet(nn.Module):

@@ -132,7 +132,8 @@ def _assemble(model: nn.Module, labels: Labels, walks: list[Walk]) -> ChannelGra
         for norm, channels in walk.norm_inputs.items():
             norm_inputs.setdefault(norm, []).extend(channels)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    fix_tensors_used_elsewhere(model, labels, set().union(*(walk.outside for walk in walks)))
+    outside = set().union(*(walk.outside for walk in walks))
+    fix_tensors_used_elsewhere(model, labels, outside)
     readers = [pair for walk in walks for pair in walk.readers]
     selecting = join_private_norms(model, labels, norm_inputs, readers)
 
@@ -162,7 +163,11 @@ def _assemble(model: nn.Module, labels: Labels, walks: list[Walk]) -> ChannelGra
         streams=find_streams(model, labels, classes, fixed_roots, selecting, readers),
         reads=tuple(key for key in reads if key in dims),
         uses={weight: uses for weight, uses in walks[-1].uses.items() if weight in shapes},
-        folds=walks[-1].folds,
+        folds={
+            layer: norm
+            for layer, norm in walks[-1].folds.items()
+            if outside.isdisjoint((f"{layer}.weight", f"{layer}.bias"))
+        },
         fixed=fixed,
         branches=find_branches(walks, gates, dims),
         other_macs=_other_macs(model, walks[-1].uses, shapes),

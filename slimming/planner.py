@@ -67,7 +67,7 @@ def plan(
     round_to: int = 1,
     rounding: Rounding = "nearest",
     scope: Scope = "global",
-    combine: Combine = "mean",
+    combine: Combine = "max",
     dead: Dead = "floor",
     unread: Unread = "keep",
 ) -> Plan:
@@ -148,7 +148,7 @@ def check_ratio(ratio: float) -> float:
 
 def safe_ratio(graph: ChannelGraph, scores: Mapping[str, Tensor]) -> float:
     """The largest ratio at which a global ranking empties no layer."""
-    return _safe_ratio(rank(graph, scores, "global", "mean"))
+    return _safe_ratio(rank(graph, scores, "global", "max"))
 
 
 class _Drafts:

@@ -75,7 +75,7 @@ def toy_graph(*sizes: int) -> ChannelGraph:
 def configured_networks() -> dict[str, tuple[str, dict]]:
     """{yaml name: (class, arguments)} of conf/model, made small; what then is equal, once."""
     found: dict[str, tuple[str, dict]] = {}
-    for path in sorted(CONF.glob("*.yaml")):
+    for path in sorted(set(CONF.glob("*.yaml")) - {CONF / "default.yaml"}):
         arguments = _read(path)
         target = str(arguments.pop("_target_", ""))
         if not target.startswith("models."):

@@ -288,7 +288,7 @@ def test_old_hashes_of_a_cut_stay():
     assert hash_of() == hash_of("ratio=0.7") == "4a4f1315"
     other = ("ratio=0.5", "floor=0.5", "refill=false", "round_to=2", "scope=layer")
     assert hash_of(*other) == "2a19d18e"
-    changes = ("target.macs=0.7", "rounding=up", "combine=max", "dead=bypass", "unread=remove")
+    changes = ("target.macs=0.7", "rounding=up", "combine=mean", "dead=bypass", "unread=remove")
     assert len({hash_of(change) for change in ("ratio=0.7", *changes)}) == 1 + len(changes)
 
 

@@ -209,6 +209,19 @@ def test_a_selection_stays_where_others_pass_its_channels_on():
     assert selects(folded.a) and selects(folded.b)
 
 
+def test_a_weight_that_is_used_outside_its_layer_is_left_alone():
+    class Shares(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bn = conv(3, 6), nn.BatchNorm2d(6)
+
+        def forward(self, x):
+            return self.bn(self.conv(x)) + F.conv2d(x, self.conv.weight, padding=1)
+
+    folded = check(randomise(Shares()), *PICTURE)
+    assert isinstance(folded.bn, nn.BatchNorm2d)
+
+
 def test_what_cannot_be_traced_is_refused():
     class Decides(nn.Module):
         def forward(self, x):

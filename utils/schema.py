@@ -19,10 +19,11 @@ TYPES = {
         "rounding": StringNode("nearest", is_optional=False),
         "scope": StringNode("global", is_optional=False),
         "coupled": StringNode("prune", is_optional=False),
-        "combine": StringNode("mean", is_optional=False),
+        "combine": StringNode("max", is_optional=False),
         "dead": StringNode("floor", is_optional=False),
         "unread": StringNode("keep", is_optional=False),
-        "compensate": StringNode("none", is_optional=False),
+        "compensate": StringNode("refit", is_optional=False),
+        "images": IntegerNode(2048, is_optional=False),
         "recalibrate": IntegerNode(0, is_optional=False),
     },
     "report": {
