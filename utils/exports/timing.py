@@ -59,10 +59,11 @@ def compare(
 
 
 def _measure(runtime: str, models: Mapping[str, Model], input_shape: Sequence[int]) -> Times:
-    round_ms = _round(latency(models, input_shape, (1,), repeats=2, warmup=2), 1)
     found: Times = {name: {} for name in models}
     for size in BATCHES:
-        expected = round_ms * size
+        fewer = max(size // 16, 1)  # how long one turn takes is first guessed
+        guess = latency(models, input_shape, (fewer,), repeats=2, warmup=1)
+        expected = sum(times[str(fewer)]["median_ms"] for times in guess.values()) * size / fewer
         if expected * (1 + REPEATS[0]) > LIMIT:
             print(f"  {runtime}, batch {size}: left out, one turn takes {expected / 1000:.0f} s")
             continue
@@ -70,10 +71,6 @@ def _measure(runtime: str, models: Mapping[str, Model], input_shape: Sequence[in
         for name, times in latency(models, input_shape, (size,), repeats, warmup=1).items():
             found[name] |= times
     return found
-
-
-def _round(times: Times, size: int) -> float:
-    return sum(each[str(size)]["median_ms"] for each in times.values())
 
 
 def _laid_out(model: nn.Module) -> nn.Module:
