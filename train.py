@@ -83,6 +83,7 @@ def train(cfg) -> Path:
                 "epochs": cfg.epochs,
                 "strength": strength,
                 "pass": start.cuts + 1,
+                "ratio": None,  # that of the last pass is the parent's
                 "accuracy": stages.accuracies(model, data, hardware),
             },
         )

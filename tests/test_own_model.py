@@ -78,6 +78,11 @@ class Branching(Net):
     def forward(self, x):
         return super().forward(x * 2 if x.sum() > 0 else x)
 
+class Lazy(Net):
+    def __init__(self):
+        super().__init__(num_classes=4)
+        self.head[-1] = nn.LazyLinear(4)
+
 class Bag:
     pass
 
@@ -93,6 +98,7 @@ def place(tmp_path_factory) -> Path:
     (folder / "their_pkg").mkdir()
     (folder / "their_pkg" / "blocks.py").write_text(BLOCKS)
     (folder / "their_pkg" / "net.py").write_text(NET)
+    (folder / "their_pkg" / "clash.py").write_text("from utils.theirs import x")
     (folder / "train.py").write_text("raise RuntimeError('the wrong train.py')")
     return folder
 
@@ -162,6 +168,7 @@ def test_a_sweep_and_an_experiment_name_classes_too(words, tmp_path):
         text = f"# @package _global_\nmodel: {{_target_: {model}}}\n"
         (tmp_path / "experiment" / f"{name}.yaml").write_text(text)
     more = ["--config-dir", str(tmp_path), "-m", *words, "dry_run=true"]
+    assert "'dephth'" in refusal("train", *more[:2], *words, "experiment=one", "model.dephth=1")
     code, out, err = terminal("train", *more, "experiment=one,two")
     assert code == 0 and "net1-fake" in out and "passeson-fake" in out, err
     both = "model._target_=their_pkg.net.Net,their_pkg.net.PassesOn"
@@ -181,6 +188,7 @@ def test_a_sweep_and_an_experiment_name_classes_too(words, tmp_path):
         ("Pair", "gives 2 outputs in training mode; .*aux_logits=false"),
         ("Large", "can't read fake's images of 3x8x8: .*too small"),
         ("NoNorm", "no BatchNorm with a gamma"),
+        ("Lazy", "has Lazy layers"),
         ("Bag", "is no network; a class derived from torch.nn.Module"),
         ("make_net", "is a function; a class derived from torch.nn.Module is needed"),
         ("Nothing", "there is no network 'their_pkg.net.Nothing'"),
@@ -208,7 +216,9 @@ def test_a_module_that_is_not_found_leads_to_model_path(words, tmp_path):
     away = ["model._target_=absent_pkg.net.Net"]
     assert "model_path=FOLDER" in refusal("train", *words[:-1], *away)
     ours = refusal("train", *words, "model._target_=models.theirs.Net")
-    assert "'models' is this project's own" in ours
+    assert "this project's own 'models' is found before" in ours
+    clash = refusal("train", *words, "model._target_=their_pkg.clash.Net")
+    assert "this project's own 'utils' is found before" in clash
     assert "is no folder" in refusal("train", *words[:-1], f"model_path={tmp_path / 'no'}", *away)
     assert "my_pkg.net.Net" in refusal("train", *words, "model=own")
     two = ["-m", *words[:-1], f"model_path={tmp_path},{tmp_path.parent}", "dry_run=true"]

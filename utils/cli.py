@@ -102,7 +102,7 @@ def _job(
 def _own_network(arguments: list[str]) -> list[str]:
     """Where a class is typed, no yaml's arguments come along, and any argument may be given."""
     keys = [_key(argument) for argument in arguments]
-    own = "model._target_" in keys
+    own = "model._target_" in keys or "experiment" in keys  # which may name one
     words = []
     for key, word in zip(keys, arguments, strict=True):
         if key == "model._target_" and "model" not in keys:

@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from slimming.builder import reason_of
 from utils.data import Data
 from utils.hardware import Hardware
 
-OURS = ("models", "utils", "slimming", "engine")  # found before a user's of the same name
+# What a user's module can't be called: ours are found first.
+OURS = ("models", "utils", "slimming", "engine", "train", "prune", "finetune", "pipeline")
 
 
 def model_for(description: Mapping[str, Any], data: Data) -> tuple[str, dict[str, Any]]:
@@ -63,6 +65,8 @@ def check(name: str, model: nn.Module, data: Data, hardware: Hardware) -> None:
     Raises:
         ValueError: it can't read them, or doesn't give one logit per class.
     """
+    if any(map(is_lazy, model.parameters())):
+        raise ValueError(f"{name} has Lazy layers: say their sizes, so that weights can be loaded")
     trial = hardware.place(copy.deepcopy(model))
     for training in (False, True):
         check_outputs(name, trial.train(training), data)
@@ -110,9 +114,10 @@ def _find(target: str) -> Any:
     try:
         factory = getattr(importlib.import_module(module_name), name)
     except Exception as error:  # a user's file may raise anything
-        kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
-        first = module_name.partition(".")[0]
-        hint = f"; '{first}' is this project's own, name yours differently" if first in OURS else ""
+        absent = isinstance(error, ImportError)
+        kind = "" if absent else f"{type(error).__name__}: "
+        first = ((absent and error.name) or module_name).partition(".")[0]
+        hint = f"; this project's own '{first}' is found before yours" if first in OURS else ""
         message = f"there is no network '{target}': {kind}{reason_of(error)}{hint}"
         raise ValueError(message) from error
     is_class = isinstance(factory, type) and issubclass(factory, nn.Module)
