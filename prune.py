@@ -211,7 +211,7 @@ def _options_label(cfg) -> str:
         cfg.rounding if cfg.rounding != "nearest" else "",
         cfg.scope if cfg.scope != "global" else "",
         f"{cfg.coupled}coupled" if cfg.coupled != "prune" else "",
-        cfg.combine if cfg.combine != "mean" else "",
+        cfg.combine if cfg.combine != "max" else "",
         cfg.dead if cfg.dead != "floor" else "",
         f"{cfg.unread}unread" if cfg.unread != "keep" else "",
         cfg.compensate if cfg.compensate != "none" else "",
