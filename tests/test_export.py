@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from door import config, shell
@@ -18,6 +19,7 @@ from slimming.artifact import Checkpoint, build
 from slimming.bypass import stands_in
 from test_branches import without
 from utils.exports import onnx_file, standalone
+from utils.exports.layers import constructor
 
 CONFIGURED = ("densenet40", "mlp", "mobilenet_v2", "preresnet164", "vgg_a")
 TORCHVISION = ("mobilenet_v3_small", "resnet18", "shufflenet_v2_x0_5")
@@ -144,7 +146,7 @@ def test_a_program_says_what_it_is_and_is_plain_to_read(tmp_path):
     built = f"nn.Conv2d({body.shape[1]}, {body.shape[0]}, 3, padding=1, bias=False)"
     assert f"self.blocks_0_body_5 = {built}" in text
     assert "x.index_select(1, self.blocks_0_body_0_index)" in text
-    assert "x = shortcut + x" in text
+    assert "shortcut = self.blocks_0_shortcut(x)" in text
     weights = torch.load(to.with_suffix(".weights.pt"), weights_only=True)
     assert weights.keys() == standalone.open_file(to).state_dict().keys()
     done = subprocess.run([sys.executable, "-I", "thin.py"], cwd=to.parent, capture_output=True)
@@ -266,6 +268,28 @@ class Net(Base):
 def test_code_of_every_kind_can_be_written_down(own, tmp_path):
     """Constants, parameters, slices, in-place sums, defaults, names that Python reserves."""
     assert run(own(ODD, cut=None), tmp_path / "thin.py", "allow=[own_nets]")["difference"] == 0.0
+
+
+LAYERS = {
+    "nn.BatchNorm2d(4, affine=False)": nn.BatchNorm2d(4, affine=False),
+    "nn.ConvTranspose2d(4, 6, 3, stride=2, output_padding=1, groups=2)": nn.ConvTranspose2d(
+        4, 6, 3, stride=2, output_padding=1, groups=2
+    ),
+    "nn.Conv2d(3, 4, (3, 5), padding='same', bias=False)": nn.Conv2d(
+        3, 4, (3, 5), padding="same", bias=False
+    ),
+    "nn.LayerNorm((7, 7))": nn.LayerNorm((7, 7)),
+    "nn.Upsample(scale_factor=2.0)": nn.Upsample(scale_factor=2),
+    'nn.LPPool2d(float("inf"), 2)': nn.LPPool2d(float("inf"), 2),
+}
+
+
+def test_a_layer_is_written_as_the_call_that_makes_it():
+    for text, layer in LAYERS.items():
+        assert constructor(layer) == text
+    for refused in (nn.LSTM(2, 2), nn.utils.parametrizations.weight_norm(nn.Linear(3, 3))):
+        with pytest.raises(ValueError):
+            constructor(refused)
 
 
 TWO_NAMES = """

@@ -127,6 +127,8 @@ def _arguments(kind: type[nn.Module], module: nn.Module) -> list[str]:
         if name in ("self", "device", "dtype") or not hasattr(module, name):
             continue
         value = getattr(module, name)
+        if name == "bias" and not getattr(module, "affine", True):
+            continue  # older versions of torch don't know the argument
         if name == "bias" and not isinstance(value, bool):
             value = value is not None
         if isinstance(module, _ConvNd) and isinstance(value, tuple) and len(set(value)) == 1:
