@@ -50,7 +50,8 @@ def test_the_pipeline_is_the_three_scripts(runs, tmp_path, sparse):
 
 
 def test_a_result_says_everything_that_trust_needs(runs, sparse):
-    cut = prune(tiny("prune", runs, f"ckpt={sparse}", "ratio=0.5", "compensate=expected"))
+    after = ("compensate=expected", "recalibrate=64")
+    cut = prune(tiny("prune", runs, f"ckpt={sparse}", "ratio=0.5", *after))
     said = result(cut)
     model = load(cut)
     assert said["schema"] == 1 and said["stage"] == "prune" and said["parent"] == sparse.name
