@@ -27,13 +27,11 @@ import math
 import os
 import resource
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -42,23 +40,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.coverage_networks import NETWORKS, Network
-from benchmarks.coverage_oracle import TOLERANCE, CannotTell, difference
-from benchmarks.coverage_tools import TOOLS
+from benchmarks.coverage_oracle import CannotTell, difference
+from benchmarks.coverage_table import BUDGET, Row, cells, page
+from benchmarks.coverage_tools import TOOLS, channels
 from slimming.artifact import write_atomically
 from utils.cost import count_macs
 from utils.runs import commit, machine, versions
 
 ROOT = Path(__file__).resolve().parents[1]
-BUDGET, CLOSE = 0.5, 0.99  # share of the dense MACs; met from CLOSE x BUDGET on
 PEER = "1.6.1"  # of torch-pruning
 LIMIT = 180  # CPU seconds a row may take, checks included; PATIENCE times that by the clock
 PATIENCE = 8
-
-Row = dict[str, Any]
 
 
 def measure(name: str, tool: str, file: Path) -> None:
@@ -73,7 +68,7 @@ def measure(name: str, tool: str, file: Path) -> None:
     warnings.simplefilter("ignore")
     network = NETWORKS[name]
     model = network.build()
-    report(all=sum(norm.num_features for norm in _norms(model)), cuttable=0)
+    report(all=channels(model), cuttable=0)
     try:
         thin, reload = TOOLS[tool](network, model, BUDGET, report)
     except Exception as error:
@@ -105,7 +100,8 @@ def _examine(
             pairs = zip(tree_leaves(same(x)), tree_leaves(again(x)), strict=True)
         return all(torch.equal(a, b) for a, b in pairs)
 
-    report(gone=_channels(dense) - _channels(thin))
+    gone = channels(dense) - channels(thin)
+    report(gone=gone)
     checks: dict[str, Callable[[], Any]] = {
         "macs_share": lambda: count_macs(thin, network.shape) / count_macs(dense, network.shape),
         "eval": lambda: runs(False),
@@ -113,19 +109,13 @@ def _examine(
         "difference": lambda: difference(dense, thin, x[:2]),
         "reloads": reloads,
     }
+    if not gone:
+        del checks["difference"]
     for name, check in checks.items():
         try:
             report(**{name: check()})
         except Exception as error:
             report(**{name: _sentence(error)})
-
-
-def _norms(model: nn.Module) -> list[_BatchNorm]:
-    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
-
-
-def _channels(model: nn.Module) -> int:
-    return sum(norm.num_features for norm in _norms(model))
 
 
 def _sentence(error: Exception) -> str:
@@ -140,7 +130,7 @@ def run(name: str, tool: str, limit: float) -> Row:
         file = Path(folder) / "row.json"
         words = [sys.executable, __file__, "--row", name, tool, str(file), "--limit", str(limit)]
         env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        start, late = time.perf_counter(), f"not done after {limit:g} s"
+        before, late = _cpu_seconds(), f"not done after {limit:g} s"
         try:
             done = subprocess.run(
                 words, env=env, timeout=PATIENCE * limit, capture_output=True, text=True
@@ -153,109 +143,13 @@ def run(name: str, tool: str, limit: float) -> Row:
         row = json.loads(file.read_text()) if file.exists() else {}
     if done is None or done.returncode:
         row["error"] = failure
-    return {**row, "wall_seconds": time.perf_counter() - start}
+    return {**row, "cpu_seconds": _cpu_seconds() - before}
 
 
-def met(row: Row) -> bool:
-    share = row.get("macs_share")
-    return isinstance(share, float) and CLOSE * BUDGET <= share <= BUDGET
-
-
-def equal(row: Row) -> bool:
-    value = row.get("difference")
-    return isinstance(value, float) and value <= TOLERANCE and bool(row.get("gone"))
-
-
-def page(result: Mapping[str, Any]) -> str:
-    """The table, its sums, and everything that failed in its own words."""
-    about, rows = result["about"], result["rows"]
-    head = ["network", "tool", "traced", "can cut", "cut", "MACs", "met", "equal"]
-    head += ["eval", "train", "reloads", "s"]
-    lines = [
-        "# What can be cut, by us and by the strongest peer",
-        "",
-        f"Half of the MACs (at most {BUDGET:.0%}, at least {CLOSE * BUDGET:.1%}), "
-        f"ranked by the BatchNorm scales. `{about['command']}`, commit {about['commit']}, "
-        f"torch-pruning {about['versions']['torch-pruning']}, torch {about['versions']['torch']}, "
-        f"torchvision {about['versions']['torchvision']}, {about['machine']['cpu']}.",
-        "What the columns mean: `benchmarks/coverage.py`. -: never came to it, or nothing to say.",
-        "",
-        *_table(["", *TOOLS], _sums(rows)),
-        "",
-        *_table(head, [_cells(name, tool, rows) for name in NETWORKS for tool in TOOLS]),
-        "",
-        "## In their own words",
-        "",
-        *_words(rows),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    return [f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows]]
-
-
-def _sums(rows: Mapping[str, Row]) -> list[list[str]]:
-    """Of the networks that have a BatchNorm."""
-    questions: dict[str, Callable[[Row], bool]] = {
-        "traced": lambda row: bool(row.get("traced")),
-        "something cut": lambda row: bool(row.get("gone")),
-        "budget met": met,
-        "thin computes what the masked one does": equal,
-        "runs in eval mode": lambda row: bool(row.get("gone")) and row.get("eval") is True,
-        "runs in train mode": lambda row: bool(row.get("gone")) and row.get("train") is True,
-        "reloads": lambda row: bool(row.get("gone")) and row.get("reloads") is True,
-        "all of it": lambda row: met(row) and equal(row) and all(
-            row.get(word) is True for word in ("eval", "train", "reloads")
-        ),
-    }  # fmt: skip
-    mine = {tool: [row for row in _of(rows, tool).values() if row.get("all", 1)] for tool in TOOLS}
-    table = [
-        [question, *(f"{sum(map(holds, mine[tool]))} of {len(mine[tool])}" for tool in TOOLS)]
-        for question, holds in questions.items()
-    ]
-    times = {tool: [row["seconds"] for row in mine[tool] if "seconds" in row] for tool in TOOLS}
-    shown = [f"{statistics.median(t):.1f} / {max(t):.1f}" if t else "-" for t in times.values()]
-    return [*table, ["CPU seconds, median / longest", *shown]]
-
-
-def _of(rows: Mapping[str, Row], tool: str) -> dict[str, Row]:
-    return {name: rows[f"{name} | {tool}"] for name in NETWORKS if f"{name} | {tool}" in rows}
-
-
-def _cells(name: str, tool: str, rows: Mapping[str, Row]) -> list[str]:
-    row = rows.get(f"{name} | {tool}", {})
-    share, gap, gone = row.get("macs_share"), row.get("difference"), row.get("gone")
-    known = isinstance(share, float)
-    if isinstance(gap, float):
-        same = "yes" if gap <= TOLERANCE else f"**no** ({gap:.0e})"
-    else:
-        same = "can't be told" if gap and gone else "-"
-    return [
-        name,
-        tool,
-        "yes" if row.get("traced") else "**no**",
-        f"{row['cuttable']:,} of {row['all']:,}" if "all" in row else "-",
-        f"{gone:,}" if gone is not None else "-",
-        f"{share:.1%}" if known else "-",
-        "-" if not row.get("all") else "yes" if met(row) else "**no**",
-        same,
-        *(_yes(row.get(word)) for word in ("eval", "train", "reloads")),
-        f"{row['seconds']:.1f}" if "seconds" in row else "-",
-    ]
-
-
-def _yes(value: Any) -> str:
-    return "-" if value is None else "yes" if value is True else "**no**"
-
-
-def _words(rows: Mapping[str, Row]) -> list[str]:
-    lines = []
-    for key, row in rows.items():
-        said = [f"{k}: {v}" for k, v in row.items() if isinstance(v, str) and k != "commit"]
-        said += row.get("shortfalls", [])
-        lines += [f"- {key.replace(' | ', ', ')}: {sentence}" for sentence in said]
-    return lines
+def _cpu_seconds() -> float:
+    """Of all rows so far, the start of Python and the checks included."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> None:
@@ -300,7 +194,7 @@ def main() -> None:
             write_atomically(
                 options.out / "README.md", lambda out, text=text: out.write(text.encode())
             )
-            print(" | ".join(_cells(name, tool, rows)), flush=True)
+            print(" | ".join(cells(name, tool, rows)), flush=True)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,11 @@ Report = Callable[..., None]  # report(traced=True, ...) notes facts as soon as 
 Reload = Callable[[Path], nn.Module]  # saves what the tool made, and loads it again
 
 
+def channels(model: nn.Module) -> int:
+    """Of all its BatchNorms."""
+    return sum(norm.num_features for norm in model.modules() if isinstance(norm, _BatchNorm))
+
+
 def tiny() -> nn.Module:
     """For a first trace, untimed: torch loads sympy and half of itself there, for both tools."""
     return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 1))
@@ -80,7 +85,8 @@ def torch_pruning(network: Network, model: nn.Module, budget: float, report: Rep
         pruner.current_step += step - 1
         pruner.step()
         seconds += time.process_time() - start
-        report(seconds=seconds, steps=pruner.current_step)
+        gone = channels(model) - channels(thin)
+        report(seconds=seconds, steps=pruner.current_step, gone=gone)
         before, share = share, count_macs(thin, network.shape) / dense
         report(macs_share=share)
         pace = (before - share) / step

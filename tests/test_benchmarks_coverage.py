@@ -6,9 +6,10 @@ import json
 import pytest
 import torch
 
-from benchmarks.coverage import equal, measure, met, page, run
+from benchmarks.coverage import measure, run
 from benchmarks.coverage_networks import NETWORKS
 from benchmarks.coverage_oracle import TOLERANCE, CannotTell, difference
+from benchmarks.coverage_table import equal, met, page
 from helpers import random_plan
 from slimming import slim, trace
 
