@@ -40,7 +40,7 @@ def evaluate_checkpoint(cfg) -> dict:
         )["this"]
         for batch, times in found["latency"].items():
             print(f"{f'batch {batch}':>12}  {times['median_ms']:.2f} ms")
-    data = port.normalised(parent.data(cfg, hardware), checkpoint)
+    data = parent.data(cfg, hardware)
     model = parent.model(cfg, data, hardware)
     found["accuracy"] = stages.accuracies(model, data, hardware)
     for split, share in found["accuracy"].items():

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,9 +138,11 @@ def restore(checkpoint: Checkpoint, allow: Sequence[str] = ()) -> nn.Module:
     """The network of a checkpoint, in eval mode."""
     model = build(checkpoint.target, checkpoint.arguments, allow)
     fit_shapes(model, checkpoint.weights)
+    weights = OrderedDict(checkpoint.weights)
+    weights._metadata = model.state_dict()._metadata  # some classes ask for their version
     try:
-        model.load_state_dict(checkpoint.weights)
-    except RuntimeError as error:
+        model.load_state_dict(weights)
+    except (RuntimeError, ValueError) as error:
         message = f"the weights don't fit {checkpoint.target}: {reason_of(error)}"
         raise ValueError(message) from error
     return model.eval()

@@ -110,7 +110,7 @@ def plan(
     words = {"rounding": rounding, "scope": scope, "combine": combine, "dead": dead}
     _check_options(floor, round_to, unread=unread, **words)
     if (ratio or target) and not graph.gates:
-        raise ValueError("no BatchNorm of this network can be cut; graph.explain() says why")
+        raise ValueError(_nothing_to_cut(graph))
     ranking = rank(graph, scores, scope, combine)
     refill = refill and scope != "layer"
     choice = Choice(graph, ranking, floor, refill, round_to, rounding, dead == "bypass")
@@ -133,6 +133,13 @@ def plan(
         notes.append(f"{names}: every channel was to go, but no branch could go as a whole")
     safe = 1.0 if scope == "layer" else _safe_ratio(ranking)
     return drafts.plan(removed, shortfalls=tuple(notes), safe_ratio=safe, latency=latency)
+
+
+def _nothing_to_cut(graph: ChannelGraph) -> str:
+    if not graph.fixed:
+        return "this network has no BatchNorm, whose gammas are what ranks channels"
+    norm, reason = next(iter(graph.fixed.items()))
+    return f"no BatchNorm of this network can be cut; the first, '{norm}', stays: {reason}"
 
 
 def check_ratio(ratio: float) -> float:

@@ -403,3 +403,16 @@ def test_composed_channels_count_from_the_original():
     keep = artifact.compose({"a": [1, 4, 6], "c": [0]}, {"a": torch.tensor([0, 2])})
     assert keep == {"a": [1, 6], "c": [0]}  # what wasn't cut again stays as it was
     assert artifact.compose({}, {"b": torch.tensor([3])}) == {"b": [3]}
+
+
+def test_a_class_that_asks_for_its_version_comes_back(tmp_path):
+    """torchvision's MNASNet refuses a state_dict without one."""
+    model = build("torchvision.models.mnasnet0_5", {"num_classes": 3}).eval()
+    graph = trace(model, torch.zeros(1, 3, 32, 32))
+    thin = slim(model, graph, random_plan(graph, 0.6))
+    arguments = {"num_classes": 3}
+    target, weights = "torchvision.models.mnasnet0_5", thin.state_dict()
+    described = Checkpoint(target, arguments, weights, (3, 32, 32))
+    save(tmp_path / "thin.pt", described)
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(load(tmp_path / "thin.pt")(x), thin(x))

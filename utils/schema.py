@@ -22,9 +22,14 @@ TYPES = {
         "combine": StringNode("max", is_optional=False),
         "dead": StringNode("floor", is_optional=False),
         "unread": StringNode("keep", is_optional=False),
-        "compensate": StringNode("refit", is_optional=False),
+        "compensate": StringNode("none", is_optional=False),
         "images": IntegerNode(2048, is_optional=False),
         "recalibrate": IntegerNode(0, is_optional=False),
+    },
+    "export": {
+        "fold": BooleanNode(False, is_optional=False),
+        "half": BooleanNode(False, is_optional=False),
+        "latency": BooleanNode(True, is_optional=False),
     },
     "report": {
         "runs_dir": StringNode("runs", is_optional=False),

@@ -18,6 +18,7 @@ from slimming import artifact
 from slimming.artifact import Checkpoint
 from slimming.sparsity import gammas
 from utils import data as datasets
+from utils import port
 from utils.cost import count
 from utils.data import Data
 from utils.hardware import Hardware
@@ -83,7 +84,7 @@ def _finish(run: Run, outcome: Outcome, config: dict[str, Any]) -> dict[str, Any
                 "kept": sum(map(len, scales.values())),
                 "total": sum(dense.values()),
             },
-            "widths": {name: [len(gamma), dense[name]] for name, gamma in scales.items()},
+            "widths": {name: [len(scales.get(name, ())), dense[name]] for name in dense},
             "gammas": {
                 name: [float(f"{value:.4g}") for value in gamma.tolist()]
                 for name, gamma in scales.items()
@@ -94,7 +95,7 @@ def _finish(run: Run, outcome: Outcome, config: dict[str, Any]) -> dict[str, Any
 
 
 def original_widths(checkpoint: Checkpoint, scales: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    """{BatchNorm: its channels before any cut}."""
+    """{BatchNorm: its channels before any cut}, also of those that are gone with their branch."""
     named = (checkpoint.target, checkpoint.arguments, (checkpoint.module,))
     try:
         with torch.device("meta"):
@@ -102,7 +103,7 @@ def original_widths(checkpoint: Checkpoint, scales: Mapping[str, torch.Tensor]) 
     except ValueError:  # a constructor that looks at values, such as tensor.item()
         dense = artifact.build(*named)
     widths = {name: len(gamma) for name, gamma in gammas(dense).items()}
-    return {name: widths.get(name, len(gamma)) for name, gamma in scales.items()}
+    return {**{name: len(gamma) for name, gamma in scales.items()}, **widths}
 
 
 def plain(node: Any) -> Any:
@@ -182,7 +183,7 @@ class Parent:
 
     @classmethod
     def open(cls, path: Path) -> "Parent":
-        checkpoint = artifact.read(path)
+        checkpoint = port.read(path)
         folder = path if path.is_dir() else path.parent
         result = read_result(folder) if path.is_dir() or path.name == "model.pt" else None
         if result is not None:
@@ -218,7 +219,7 @@ class Parent:
                 f"the network reads images of shape {self.checkpoint.input_shape}, but "
                 f"{data.name} has {data.input_shape}"
             )
-        return data
+        return port.normalised(data, self.checkpoint)
 
     def model(self, cfg: DictConfig, data: Data, hardware: Hardware) -> nn.Module:
         """The network, placed.
@@ -248,7 +249,7 @@ def facts(
     parent: Parent | None = None,
 ) -> dict[str, Any]:
     """What every result.json says about its run; a child says what its parent said."""
-    inherited = ("seed", "recipe", "strength", "ratio", "pass")
+    inherited = ("seed", "recipe", "strength", "ratio", "target", "pass")
     known = parent.facts if parent else {}
     return {
         "stage": run.stage,

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from utils.table import si
+from utils.table import goals, si
 
 
 def by_ratio(data: pd.DataFrame) -> pd.DataFrame:
@@ -14,18 +14,20 @@ def by_ratio(data: pd.DataFrame) -> pd.DataFrame:
     Seeds become mean ± standard deviation (n); where one seed has several values, such as
     fine-tunings of different lengths, all are shown.
     """
-    data = data.assign(what=data["step"].str.replace(r"^cut [\d.]+ %", "cut", regex=True))
+    cut = r"^cut ([\d.]+ %|to [^+]*[^+ ])"
+    data = data.assign(what=data["step"].str.replace(cut, "cut", regex=True))
     data["what"] = data["what"].replace({"baseline": "trained", "sparse": "trained"})
     lines = []
-    for (network, name, strength, ratio), group in data.groupby(
-        ["network", "data", "lambda", "ratio"], sort=False, dropna=False
+    for (network, name, strength, _, _, number), group in data.groupby(
+        ["network", "data", "lambda", "ratio", "target", "pass"], sort=False, dropna=False
     ):
         kept = 100 * (group["kept"] / group["total"]).mean()
         line = {
             "network": network,
             "data": name,
             "λ": f"{strength:g}",
-            "ratio": "-" if pd.isna(ratio) else f"{ratio:g}",
+            "ratio": goals(group)[0],
+            **({"pass": f"{number:g}"} if (data["pass"] > 1).any() else {}),
             "channels": f"{kept:.0f} %",
             "params": si(float(group["params"].mean())),
             "MACs": si(float(group["macs"].mean())),

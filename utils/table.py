@@ -15,7 +15,7 @@ from utils.results import STAGES
 Run = dict[str, Any]
 COSTS = ("params", "macs", "macs_thop", "flops_paper", "bytes")
 LEFT = ("step", "network", "data", "recipe", "run")  # columns of words
-INTEGERS = ("seed", "kept", "total", *COSTS, "epochs")
+INTEGERS = ("seed", "pass", "kept", "total", *COSTS, "epochs")
 
 
 def chains(runs: Sequence[Run]) -> list[list[Run]]:
@@ -70,7 +70,24 @@ def strength(path: Iterable[Run]) -> float:
 
 def ratio(path: Iterable[Run]) -> float | None:
     """The share of channels the last cut of a chain asked for; None before any, or by target."""
-    return next((r["ratio"] for r in reversed([*path]) if r.get("ratio") is not None), None)
+    cut = _last_cut(path)
+    return None if cut.get("target") else cut.get("ratio")
+
+
+def target(path: Iterable[Run]) -> str | None:
+    """ "macs 0.5": what the last cut of a chain asked to stay, or None."""
+    limits = _last_cut(path).get("target") or {}
+    return ", ".join(f"{name} {limit:g}" for name, limit in limits.items()) or None
+
+
+def _last_cut(path: Iterable[Run]) -> Run:
+    """The cut that a chain ends in or was fine-tuned after; {} after a (further) training."""
+    for run in reversed([*path]):
+        if run["stage"] == "train":
+            break
+        if run.get("ratio") is not None:
+            return run
+    return {}
 
 
 def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -94,6 +111,8 @@ def _rows(path: list[Run]) -> list[dict[str, Any]]:
         "recipe": path[0].get("recipe"),
         "lambda": strength(path),
         "ratio": ratio(path),
+        "target": target(path),
+        "pass": run.get("pass") or 1,
         "seed": run["seed"],
         "row": run.get("row"),
     }
@@ -121,8 +140,8 @@ def _steps(path: list[Run]) -> list[tuple[str, dict[str, float]]]:
         recipe, first = run.get("finetune_recipe"), path[0].get("recipe")
         other = f" ({recipe} recipe)" if recipe not in (None, first) else ""
         return [(tuning(run) + other, run["accuracy"])]
-    share = ratio([run])
-    step = "cut" if share is None else f"cut {100 * share:g} %"
+    share, limit = ratio([run]), target([run])
+    step = f"cut {100 * share:g} %" if share is not None else f"cut to {limit}" if limit else "cut"
     variants = run.get("variants") or {}
     steps = [(step, variants.get("cut", run["accuracy"]))]
     # Each is applied on top of the one before, so the names add up.
@@ -152,7 +171,9 @@ def humane(data: pd.DataFrame) -> pd.DataFrame:
     if data["recipe"].nunique(dropna=False) > 1:
         text["recipe"] = _each(data["recipe"], str)
     text["λ"] = [f"{value:g}" for value in data["lambda"]]
-    text["ratio"] = _each(data["ratio"], "{:g}".format)
+    text["ratio"] = goals(data)
+    if (data["pass"] > 1).any():
+        text["pass"] = _each(data["pass"], str)
     text["seed"] = _each(data["seed"], str)
     text["test %"] = _each(data["test"], lambda value: f"{100 * value:.2f}")
     text["channels"] = [
@@ -175,12 +196,24 @@ def over_seeds(data: pd.DataFrame) -> pd.DataFrame:
 
     Where one seed occurs twice something else differs too: these rows stay apart, n = 1 each.
     """
-    same = ["step", "network", "data", "lambda", "ratio", "recipe", "row", "epochs"]
+    same = [
+        "step",
+        "network",
+        "data",
+        "lambda",
+        "ratio",
+        "target",
+        "pass",
+        "recipe",
+        "row",
+        "epochs",
+    ]
     lines = []
-    for _, group in data.groupby(same, sort=False, dropna=False):
+    for _, group in data.groupby([*same, "epochs"], sort=False, dropna=False):
         mixed = group["seed"].duplicated().any()
         lines += [part for _, part in group.groupby(level=0)] if mixed else [group]
-    return pd.DataFrame([_mean(group) for group in lines])
+    text = pd.DataFrame([_mean(group) for group in lines])
+    return text if (data["pass"] > 1).any() else text.drop(columns="pass")
 
 
 def _mean(group: pd.DataFrame) -> dict[str, str]:
@@ -189,12 +222,19 @@ def _mean(group: pd.DataFrame) -> dict[str, str]:
     words = humane(group[:1])[["step", "network", "data", "λ", "ratio"]].iloc[0].to_dict()
     return {
         **words,
+        "pass": str(group["pass"].iloc[0]),
         "test %": f"{test.mean():.2f}{spread} (n = {len(group)})",
         "channels": f"{kept.mean():.1f} %",
         "params": si(float(group["params"].mean())),
         "MACs": si(float(group["macs"].mean())),
         "epochs": _each(group["epochs"], str)[0],
     }
+
+
+def goals(data: pd.DataFrame) -> list[str]:
+    """What each row's cut was asked for: "0.7", "macs 0.5", or "-" before any."""
+    shares = _each(data["ratio"], "{:g}".format)
+    return [share if pd.isna(to) else to for share, to in zip(shares, data["target"])]
 
 
 def _each(column: pd.Series, convert) -> list[str]:
