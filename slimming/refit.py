@@ -30,7 +30,7 @@ from slimming.leastsquares import LeastSquares
 from slimming.surgery import Keep
 
 DAMPING = 1e-2
-ROWS = 2**15  # outputs, at most, that a layer is fitted on
+ROWS = 2**14  # outputs, at most, that a layer is fitted on
 BLOCK = 2**12  # of them at a time
 HELD = 2**30  # bytes of original outputs
 LIVE = 2**31  # bytes of feature maps of the images that run together
