@@ -10,6 +10,7 @@ proof = verify(model, graph, keep, thin, x) # thin computes what the masked netw
 from slimming.artifact import load, save
 from slimming.certificate import Certificate, verify
 from slimming.compensate import compensate, recalibrate
+from slimming.fold import fold
 from slimming.graph import ChannelGraph, trace
 from slimming.methods.slimming import Slimming
 from slimming.planner import Plan, plan, safe_ratio
@@ -21,6 +22,7 @@ __all__ = [
     "Plan",
     "Slimming",
     "compensate",
+    "fold",
     "load",
     "mask",
     "plan",

@@ -36,7 +36,10 @@ def by_ratio(data: pd.DataFrame) -> pd.DataFrame:
             line["ms / 64"] = f"{group['latency_64_ms'].mean():.3g}"
         cells = {what: _cell(rows) for what, rows in group.groupby("what", sort=False)}
         lines.append({**line, **cells})
-    return pd.DataFrame(lines).fillna("-")
+    text = pd.DataFrame(lines).fillna("-")
+    cuts = [column for column in text if column.startswith("cut")]
+    after = [column for column in data["what"].unique() if column not in {"trained", *cuts}]
+    return text[[column for column in text if column not in after] + after]
 
 
 def _cell(rows: pd.DataFrame) -> str:
