@@ -65,6 +65,9 @@ def refit(
         damping: how strongly the present weights are held on to: a ridge on the difference, as a
             share of the inputs' mean variance.
 
+    Images whose feature maps don't fit into 2 GiB together run again, up to it, for each layer:
+    with fewer images that takes one run in all.
+
     Layers that read nothing that was cut stay as they are, and so do those that only run in
     training mode (auxiliary heads).
 
