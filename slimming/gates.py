@@ -1,5 +1,6 @@
 """From channel numbers to gates: what belongs together, what selects, and what has to stay."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -40,7 +41,14 @@ def join_private_norms(
     for channels, reader in readers:
         for root in classes[channels[channels != NONE]].unique().tolist():
             read_by.setdefault(root, set()).add(reader)
-    selecting = {}
+    selecting: dict[str, list[Tensor]] = {}
+    behind_groups = [
+        labels.dims[f"{name}.weight", 0]
+        for name, module in model.named_modules()
+        if getattr(module, "groups", 1) > 1 and (f"{name}.weight", 0) in labels.dims
+    ]
+    grouped = torch.cat([*behind_groups, torch.tensor([], dtype=torch.long)])
+    carried = {}
     for norm, inputs in norm_inputs.items():
         own = labels.dims[norm, 0]
         module = model.get_submodule(norm)
@@ -54,11 +62,25 @@ def join_private_norms(
             for channels in inputs
         )
         if selects(module) or (not private and can_select):
-            selecting[norm] = inputs
+            by_groups = all(torch.isin(channels, grouped).all() for channels in inputs)
+            (carried if by_groups and not selects(module) else selecting)[norm] = inputs
             continue
         for channels in inputs:
             labels.unite(own, channels, f"BatchNorm '{norm}' reads values of a fixed size")
+    # A grouped convolution only carries a stream on: its norm goes with the stream, if that can go.
+    stays = fixed | {int(root) for c in _flat(selecting) for root in classes[c].tolist()}
+    for norm, inputs in carried.items():
+        roots = {root for c in inputs for root in classes[c].tolist()}
+        if len(roots) > 1 and stays.isdisjoint(roots):  # 1: all tied, so none of it can go
+            for channels in inputs:
+                labels.unite(labels.dims[norm, 0], channels)
+        else:
+            selecting[norm] = inputs
     return selecting
+
+
+def _flat(selecting: dict[str, list[Tensor]]) -> list[Tensor]:
+    return [channels[channels != NONE] for inputs in selecting.values() for channels in inputs]
 
 
 def find_gates(

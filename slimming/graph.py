@@ -7,7 +7,7 @@ read it - is found by pushing channel numbers through the traced network (`walk.
 
 import copy
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -85,6 +85,32 @@ class _Tracer(fx.Tracer):
             isinstance(module, SCORED) or stands_in(module) or super().is_leaf_module(module, name)
         )
 
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        name = getattr(node.target, "__name__", node.target)
+        number = node.kwargs.get("chunks", node.args[1] if len(node.args) > 1 else None)
+        if name == "chunk" and isinstance(number, int):
+            return _Parts(node, self, number)
+        return super().proxy(node)
+
+
+class _Parts(fx.Proxy):
+    """What `chunk` returns: how many parts there are is written in the code."""
+
+    def __init__(self, node: fx.Node, tracer: fx.Tracer, number: int):
+        super().__init__(node, tracer)
+        self.number = number
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __iter__(self) -> Iterator[fx.Proxy]:
+        return iter(self[:])
+
+    def __getitem__(self, which: Any) -> Any:
+        if isinstance(which, slice):
+            return [self[i] for i in range(*which.indices(self.number))]
+        return super().__getitem__(which)
+
 
 def trace(model: nn.Module, example: Any, coupled: Coupled = "prune") -> ChannelGraph:
     """Find the channels of `model` that can be cut.
@@ -97,7 +123,7 @@ def trace(model: nn.Module, example: Any, coupled: Coupled = "prune") -> Channel
     Raises:
         ValueError: the network can't be traced, or can't take this input.
     """
-    _refuse_wrapper(model)
+    _refuse(model)
     if coupled not in get_args(Coupled):
         raise ValueError(f"coupled is one of {', '.join(get_args(Coupled))}; got {coupled!r}")
     inputs = tuple(example) if isinstance(example, (tuple, list)) else (example,)
@@ -110,7 +136,7 @@ def trace(model: nn.Module, example: Any, coupled: Coupled = "prune") -> Channel
         except Exception as error:
             raise ValueError(
                 f"{type(model).__name__} can't be traced: {_first_line(error)} Control flow that "
-                f"depends on the data has to move into a module of its own (see torch.fx)."
+                f"depends on the data has to move into a function marked with torch.fx.wrap."
             ) from error
         walk = Walk(traced, labels, BATCH, coupled)
         try:
@@ -180,11 +206,20 @@ def _other_macs(model: nn.Module, uses: dict[str, int], stored: Collection[str])
     return sum(layers[name].weight.numel() * number for name, number in computed.items())
 
 
-def _refuse_wrapper(model: nn.Module) -> None:
+def _refuse(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"give a network, an nn.Module; got {type(model).__name__}")
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         raise ValueError(f"give the network inside: {type(model).__name__}(...).module")
     if hasattr(model, "_orig_mod"):
         raise ValueError("give the network that was compiled: compiled._orig_mod")
+    for name, module in model.named_modules():
+        own = "forward" in vars(module) and not isinstance(module, torch.jit.ScriptModule)
+        if own:  # copies of it would still run the original's
+            raise ValueError(
+                f"the forward of '{name or type(model).__name__}' was replaced on the object: "
+                f"define it in a class"
+            )
 
 
 def _meta_copy(model: nn.Module, training: bool) -> nn.Module:
@@ -213,5 +248,5 @@ def _meta_batch(x: Any) -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    line = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
     return line if line.endswith(".") else f"{line}."
