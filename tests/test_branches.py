@@ -188,3 +188,25 @@ def test_kept_streams_stay_out_of_every_plan():
         assert verify(model, keep, choice, slim(model, keep, choice), x).holds
     with pytest.raises(ValueError, match="coupled is one of prune, keep"):
         trace(model, x, coupled="cut")
+
+
+def test_whole_branches_go_by_the_users_door(tmp_path):
+    from door import tiny
+    from prune import prune
+    from train import train
+    from utils.runs import read_result
+
+    trained = train(tiny("train", tmp_path, "model=preresnet29", "model.width=0.25"))
+    options = ("ratio=0.9", "dead=bypass", "unread=remove", "compensate=refit", "recalibrate=0")
+    folder = prune(tiny("prune", tmp_path, f"ckpt={trained}", *options))
+    said, thin = read_result(folder), load(folder)
+    gone = [name for name, (kept, _) in said["widths"].items() if kept == 0]
+    assert gone and any(map(stands_in, thin.modules()))
+    assert said["certificate"]["holds"]
+    assert said["channels"]["total"] == read_result(trained)["channels"]["total"]
+    assert (
+        said["channels"]["kept"]
+        == said["plan"]["kept"]
+        == said["plan"]["total"] - int(0.9 * said["plan"]["total"])
+    )
+    assert all(row["after"] <= row["before"] + 1e-6 for row in said["folded"])

@@ -203,7 +203,7 @@ def test_a_class_that_will_not_do_is_refused_before_training(words, class_name, 
 
 @pytest.mark.parametrize(
     ("class_name", "sentence"),
-    [("NoNorm", "no BatchNorm of this network can be cut"), ("Branching", "can't be traced")],
+    [("NoNorm", "this network has no BatchNorm"), ("Branching", "can't be traced")],
 )
 def test_what_cannot_be_cut_is_said_when_it_is_to_be_cut(words, class_name, sentence):
     own = f"model._target_=their_pkg.net.{class_name}"
