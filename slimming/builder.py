@@ -50,6 +50,7 @@ def fit_shapes(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         ValueError: they can't come from this network.
     """
     old = model.state_dict()
+    made: dict[nn.Parameter, nn.Parameter] = {}  # a weight that layers share stays one
     for name, tensor in weights.items():
         path, _, attribute = name.rpartition(".")
         if name in old and old[name].shape == tensor.shape:
@@ -63,8 +64,10 @@ def fit_shapes(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
                 shapes = f"{tuple(tensor.shape)} instead of {tuple(old[name].shape)}"
                 raise ValueError(f"the weights are another network's: '{name}' is {shapes}")
             new = torch.empty(tensor.shape, dtype=old[name].dtype)
-            parameter = isinstance(getattr(module, attribute), nn.Parameter)
-            setattr(module, attribute, nn.Parameter(new) if parameter else new)
+            present = getattr(module, attribute)
+            if isinstance(present, nn.Parameter):
+                new = made.setdefault(present, nn.Parameter(new))
+            setattr(module, attribute, new)
         elif (attribute == "index" and selects(module)) or stands_in(module):
             continue  # done under another name
         elif attribute == "removed" and isinstance(module, SCORED):

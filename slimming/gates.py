@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from slimming.labels import NONE, Labels
 from slimming.selection import SELECTING, selects
@@ -10,22 +11,41 @@ from slimming.selection import SELECTING, selects
 
 def fix_tensors_used_elsewhere(model: nn.Module, labels: Labels, outside: set[str]) -> None:
     """A tensor that is no layer's own can't be cut with that layer alone."""
+    tied = _tied(model)
+    stored = model.state_dict()
+    norms = {name for name, m in model.named_modules() if isinstance(m, _BatchNorm)}
+    for (name, dim), numbers in labels.dims.items():
+        if name in outside:
+            labels.fix(numbers, f"'{name}' is also used outside its layer")
+        elif name in tied and not _cut_together(model, labels, tied[name], dim):
+            labels.fix(numbers, f"{' and '.join(map(repr, tied[name]))} are one tensor")
+        elif name not in stored and name not in norms:
+            labels.fix(numbers, f"'{name}' is computed from other tensors")
+
+
+def join_tied_weights(model: nn.Module, labels: Labels) -> None:
+    """Layers that share one weight are cut alike."""
+    tied = _tied(model)
+    for name, dim in list(labels.dims):
+        if name in tied and _cut_together(model, labels, tied[name], dim):
+            labels.unite(labels.dims[tied[name][0], dim], labels.dims[name, dim])
+
+
+def _tied(model: nn.Module) -> dict[str, list[str]]:
+    """{parameter: its names}, for those that several layers share."""
     users: dict[int, dict[int, str]] = {}  # parameter -> its layers
     for name, parameter in model.named_parameters(remove_duplicate=False):
         layer = model.get_submodule(name.rpartition(".")[0])
         users.setdefault(id(parameter), {}).setdefault(id(layer), name)
-    tied = {name: list(of.values()) for of in users.values() for name in of.values() if len(of) > 1}
-    stored, norms = (
-        model.state_dict(),
-        {name for name, m in model.named_modules() if isinstance(m, _BatchNorm)},
-    )
-    for (name, _), numbers in labels.dims.items():
-        if name in tied:
-            labels.fix(numbers, f"{' and '.join(map(repr, tied[name]))} are one tensor")
-        elif name in outside:
-            labels.fix(numbers, f"'{name}' is also used outside its layer")
-        elif name not in stored and name not in norms:
-            labels.fix(numbers, f"'{name}' is computed from other tensors")
+    return {name: list(of.values()) for of in users.values() for name in of.values() if len(of) > 1}
+
+
+def _cut_together(model: nn.Module, labels: Labels, names: list[str], dim: int) -> bool:
+    """Whether it is the weight of convolutions or linear layers that are all followed."""
+    layers = [model.get_submodule(name.rpartition(".")[0]) for name in names]
+    plain = all(isinstance(layer, (_ConvNd, nn.Linear)) for layer in layers)
+    weights = all(name.endswith(".weight") for name in names)
+    return plain and weights and all((name, dim) in labels.dims for name in names)
 
 
 def join_private_norms(

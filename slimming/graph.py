@@ -18,7 +18,12 @@ from torch.utils._pytree import tree_map
 
 from slimming.branches import Branch, find_branches
 from slimming.bypass import stands_in
-from slimming.gates import find_gates, fix_tensors_used_elsewhere, join_private_norms
+from slimming.gates import (
+    find_gates,
+    fix_tensors_used_elsewhere,
+    join_private_norms,
+    join_tied_weights,
+)
 from slimming.labels import NONE, Labels
 from slimming.layers import SCORED
 from slimming.streams import Streams, find_streams
@@ -162,6 +167,7 @@ def _assemble(model: nn.Module, labels: Labels, walks: list[Walk]) -> ChannelGra
     fix_tensors_used_elsewhere(model, labels, outside)
     readers = [pair for walk in walks for pair in walk.readers]
     selecting = join_private_norms(model, labels, norm_inputs, readers)
+    join_tied_weights(model, labels)
 
     classes = labels.classes()
     fixed_roots = set(labels.fixed_reasons(classes))

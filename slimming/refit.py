@@ -6,6 +6,7 @@ Pruning, ICCV 2017, section 3.2). Closed form; no labels, no gradients.
 """
 
 import copy
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -69,19 +70,27 @@ def refit(
     with fewer images that takes one run in all.
 
     Layers that read nothing that was cut stay as they are, and so do those that only run in
-    training mode (auxiliary heads).
+    training mode (auxiliary heads) and those that share their weight with others.
 
     Raises:
         ValueError: no images, or NaN or infinity in a layer on them; `thin` is as before.
     """
     source, work = copy.deepcopy(model).eval(), copy.deepcopy(thin).eval()
     consumers = cut_consumers(graph, keep, thin)
+    owners = Counter(id(module.weight) for module in thin.modules() if hasattr(module, "weight"))
+    consumers = {  # a weight that layers share can't suit them one by one
+        name: cut for name, cut in consumers.items() if owners[_weight_id(thin, name)] <= 1
+    }
     survey = _Survey(source, consumers, [batch for batch in images if len(batch)])
     originals = _originals(source, consumers, survey)
     fits = _Refitting(graph, work, survey, originals, damping).run()
     for layer, change, shift, _ in fits:
         _install(thin, graph, layer, change, shift)
     return [row for *_, row in fits]
+
+
+def _weight_id(model: nn.Module, layer: str) -> int:
+    return id(getattr(model.get_submodule(layer), "weight", None))
 
 
 def _install(

@@ -112,6 +112,7 @@ def _renumber(thin: nn.Module, graph: ChannelGraph, read: Tensor) -> None:
 
 def resize(model: nn.Module, cuts: Mapping[str, list[tuple[int, Tensor]]]) -> None:
     """Cut tensors in place and make each module's attributes agree with them."""
+    made: dict[nn.Parameter, nn.Parameter] = {}  # a weight that layers share stays one
     for name, dims in cuts.items():
         path, _, attribute = name.rpartition(".")
         module = model.get_submodule(path)
@@ -120,7 +121,7 @@ def resize(model: nn.Module, cuts: Mapping[str, list[tuple[int, Tensor]]]) -> No
         for dim, index in dims:
             tensor = tensor.index_select(dim, index.to(tensor.device))
         if isinstance(old, nn.Parameter):
-            tensor = nn.Parameter(tensor, requires_grad=old.requires_grad)
+            tensor = made.setdefault(old, nn.Parameter(tensor, requires_grad=old.requires_grad))
         setattr(module, attribute, tensor)
     for path in {name.rpartition(".")[0] for name in cuts}:
         agree(model.get_submodule(path))

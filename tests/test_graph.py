@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from helpers import norms, random_plan, randomise, relative_gap
-from slimming import plan, slim, trace, verify
+from slimming import compensate, plan, slim, trace, verify
+from slimming.builder import fit_shapes
 from slimming.planner import predict
 from utils.cost import count_macs
 from zoo import ZOO, Head, Residual, block, chain, conv, slopes
@@ -389,13 +390,40 @@ def test_computed_weights_stay(wrap):
     assert graph.selecting == ("body.4",)  # the convolution stays whole, its norm selects
 
 
-def test_tied_weights_stay():
+def tied() -> nn.Module:
     model = Head(lambda x: x.mean((2, 3)), 6, chain(*block(3, 6), *block(6, 6), *block(6, 6)))
     model.body[3].weight = model.body[6].weight
+    return randomise(model).double()
+
+
+def test_layers_that_share_a_weight_are_cut_alike():
+    model = tied()
     graph = cuttable(model)
-    reason = "'body.3.weight' and 'body.6.weight' are one tensor"
-    assert graph.fixed == {"body.1": reason, "body.4": reason}
-    assert graph.selecting == ("body.7",)
+    assert not graph.fixed and not graph.selecting and graph.num_channels == 6
+    x = torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    keep = random_plan(graph, 0.5)
+    thin = slim(model, graph, keep)
+    assert thin.body[3].weight is thin.body[6].weight
+    assert verify(model, graph, keep, thin, x).holds
+    assert sum(p.numel() for p in thin.parameters()) == keep.params
+    for mode in ("bias", "expected", "refit"):
+        rows = compensate(model, graph, keep, slim(model, graph, keep), [x], mode)
+        assert {row.layer for row in rows} == (
+            {"fc"} if mode == "refit" else {"body.3", "body.6", "fc"}
+        )
+    loaded = tied()
+    fit_shapes(loaded, thin.state_dict())
+    loaded.load_state_dict(thin.state_dict())
+    assert loaded.body[3].weight is loaded.body[6].weight
+    assert torch.equal(loaded.eval()(x), thin.eval()(x))
+
+
+def test_layers_that_share_a_bias_stay_whole_and_their_norms_select():
+    model = tied()
+    model.body[3].bias = model.body[6].bias
+    graph = cuttable(model)
+    assert graph.selecting == ("body.4", "body.7")
+    assert ("body.3.weight", 0) not in graph.dims and ("body.3.bias", 0) not in graph.dims
 
 
 class Conditional(nn.Module):
