@@ -1,6 +1,7 @@
 """The page that `coverage.py` makes of its rows."""
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,6 +24,14 @@ def equal(row: Row) -> bool:
     return isinstance(value, float) and value <= TOLERANCE and bool(row.get("gone"))
 
 
+def _commits(rows: Mapping[str, Row]) -> str:
+    """Of the code that made the rows, with how many where they differ."""
+    counts = Counter(row["commit"] for row in rows.values())
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{name} ({number} rows)" for name, number in counts.most_common())
+
+
 def page(result: Mapping[str, Any]) -> str:
     """The table, its sums, and everything that failed in its own words."""
     about, rows = result["about"], result["rows"]
@@ -32,7 +41,7 @@ def page(result: Mapping[str, Any]) -> str:
         "# What can be cut, by us and by the strongest peer",
         "",
         f"Half of the MACs (at most {BUDGET:.0%}, at least {CLOSE * BUDGET:.1%}), "
-        f"ranked by the BatchNorm scales. `{about['command']}`, commit {about['commit']}, "
+        f"ranked by the BatchNorm scales. `{about['command']}`, commit {_commits(rows)}, "
         f"torch-pruning {about['versions']['torch-pruning']}, torch {about['versions']['torch']}, "
         f"torchvision {about['versions']['torchvision']}, {about['machine']['cpu']}.",
         "What the columns mean: `benchmarks/coverage.py`. -: never came to it, or nothing to say.",

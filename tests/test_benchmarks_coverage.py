@@ -56,6 +56,9 @@ def test_a_row_holds_everything_and_a_late_one_says_so(tmp_path):
     assert late["error"] == "not done after 0.01 s"
     about = {"command": "", "commit": "", "machine": {"cpu": ""}}
     about["versions"] = dict.fromkeys(["torch", "torchvision", "torch-pruning"], "")
-    text = page({"about": about, "rows": {"computed sizes | ours": row, "VGG-19 | ours": late}})
+    rows = {"computed sizes | ours": row, "VGG-19 | ours": late}
+    rows = {key: {**said, "commit": key[:3]} for key, said in rows.items()}
+    text = page({"about": about, "rows": rows})
+    assert "commit com (1 rows), VGG (1 rows)" in text
     assert "- VGG-19, ours: error: not done after 0.01 s" in text
     assert "| budget met | 1 of 2 | 0 of 0 |" in text
