@@ -18,13 +18,13 @@ def evaluate_checkpoint(cfg) -> dict:
     from hydra.utils import instantiate
 
     from slimming import artifact
-    from utils import port, stages
+    from utils import stages
     from utils.cost import count, latency
 
     hardware = instantiate(cfg.hardware)
     path = stages.find_parent(cfg, lambda result: True, "run `python train.py` first")
-    checkpoint = port.read(path)
-    parent = stages.Parent(checkpoint, "", None, path.stem, path.stem, {})
+    parent = stages.Parent.open(path)
+    checkpoint = parent.checkpoint
     model = artifact.restore(checkpoint, tuple(cfg.allow))
     file = path / "model.pt" if path.is_dir() else Path(path)
     found = {

@@ -53,6 +53,18 @@ def random_plan(graph: ChannelGraph, ratio: float = 0.5, seed: int = 0, **option
     return plan(graph, random_scores(graph, seed), ratio, **options)
 
 
+def one_index_wrong(
+    graph: ChannelGraph, cuts: dict[str, list[tuple[int, Tensor]]], tensor: str
+) -> list[tuple[int, Tensor]]:
+    """The cut of this tensor, but along each dimension a channel that goes is taken for the first
+    that stays."""
+    wrong = []
+    for dim, index in cuts[tensor]:
+        cut = sorted(set(range(graph.shapes[tensor][dim])) - set(index.tolist()))
+        wrong.append((dim, torch.cat([torch.tensor(cut[:1]), index[1:]])))
+    return wrong
+
+
 def toy_graph(*sizes: int) -> ChannelGraph:
     """The graph of a network with private gates "0", "1", ... of these sizes and nothing else."""
     gates, start = {}, 0
@@ -76,7 +88,7 @@ def configured_networks() -> dict[str, tuple[str, dict]]:
     """{yaml name: (class, arguments)} of conf/model, made small; what then is equal, once."""
     found: dict[str, tuple[str, dict]] = {}
     for path in sorted(set(CONF.glob("*.yaml")) - {CONF / "default.yaml"}):
-        arguments = _read(path)
+        arguments = read_config(path)
         target = str(arguments.pop("_target_", ""))
         if not target.startswith("models."):
             continue
@@ -99,12 +111,12 @@ def takes(name: str, argument: str) -> bool:
     return argument in configured_networks()[name][1]
 
 
-def _read(path: Path) -> dict:
+def read_config(path: Path) -> dict:
     own = yaml.safe_load(path.read_text()) or {}
     merged: dict = {}
     for parent in own.pop("defaults", []):
         if isinstance(parent, str) and parent != "_self_":
-            merged |= _read(path.with_name(f"{parent}.yaml"))
+            merged |= read_config(path.with_name(f"{parent}.yaml"))
     return merged | own
 
 

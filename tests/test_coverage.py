@@ -24,7 +24,15 @@ from torch.utils._pytree import tree_leaves
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # when run as a script
 
-from helpers import CONF, _read, norms, random_plan, randomise, relative_gap  # noqa: E402
+from helpers import (  # noqa: E402
+    CONF,
+    norms,
+    one_index_wrong,
+    random_plan,
+    randomise,
+    read_config,
+    relative_gap,
+)
 from slimming import ChannelGraph, mask, slices, slim, trace, verify  # noqa: E402
 from slimming.artifact import build  # noqa: E402
 from slimming.surgery import resize  # noqa: E402
@@ -75,7 +83,7 @@ def configured() -> dict[str, tuple[str, dict]]:
     """{model=yaml: (class, arguments)} at full size, each network once."""
     found: dict[str, tuple[str, dict]] = {}
     for path in sorted(CONF.glob("*.yaml"), key=lambda path: (path.stem == "default", path)):
-        arguments = _read(path)
+        arguments = read_config(path)
         target = str(arguments.pop("_target_", ""))
         arguments |= {k: v for k, v in DATA.items() if k in arguments and arguments[k] is None}
         if target.startswith("models.") and (target, arguments) not in found.values():
@@ -237,13 +245,9 @@ def test_one_wrong_index_fails_the_certificate(name, tensor):
     keep = random_plan(graph, 0.5)
     cuts = slices(graph, keep)
     wrong = copy.deepcopy(model)
-    dims = []
-    for dim, index in cuts[tensor]:
-        cut = sorted(set(range(graph.shapes[tensor][dim])) - set(index.tolist()))
-        dims.append((dim, torch.cat([torch.tensor(cut[:1]), index[1:]])))
     thin = slim(model, graph, keep)
     assert verify(model, graph, keep, thin, x).holds
-    resize(wrong, {tensor: dims})
+    resize(wrong, {tensor: one_index_wrong(graph, cuts, tensor)})
     with torch.no_grad():
         thin.get_parameter(tensor).copy_(wrong.get_parameter(tensor))
     proof = verify(model, graph, keep, thin, x)

@@ -12,6 +12,7 @@ from helpers import (
     configured,
     configured_networks,
     norms,
+    one_index_wrong,
     random_plan,
     randomise,
     relative_gap,
@@ -168,11 +169,7 @@ def test_one_wrong_channel_in_one_tensor_fails_and_is_named(tensor):
     keep = random_plan(graph, 0.5)
     cuts = slices(graph, keep)
     wrong = copy.deepcopy(model)
-    dims = []
-    for dim, index in cuts[tensor]:
-        cut = sorted(set(range(graph.shapes[tensor][dim])) - set(index.tolist()))
-        dims.append((dim, torch.cat([torch.tensor(cut[:1]), index[1:]])))
-    resize(wrong, cuts | {tensor: dims})
+    resize(wrong, cuts | {tensor: one_index_wrong(graph, cuts, tensor)})
     proof = verify(model, graph, keep, wrong, x)
     assert not proof.holds
     assert proof.first_difference == tensor.rpartition(".")[0]
