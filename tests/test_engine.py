@@ -160,6 +160,13 @@ def test_an_exact_zero_is_in_the_first_bin_of_the_histogram():
     assert len(counts) == len(EDGES) - 1
 
 
+def test_one_layers_gammas_are_kept_whole():
+    norms = [nn.BatchNorm1d(n) for n in range(1, 17)]
+    kept = describe_gammas(nn.Sequential(*norms), 0.0)["gammas"]
+    assert kept == {"layer": "10", "values": [1.0] * 11}, "the 11th of 16, as in the paper's Fig. 6"
+    assert describe_gammas(nn.Sequential(norms[0]), 0.0)["gammas"]["layer"] == "0"
+
+
 def test_late_and_nothing_small_it_says_raise_lambda(tmp_path, capsys):
     train(tiny("train", tmp_path, "method.strength=1e-7"))
     assert "raise method.strength" in capsys.readouterr().out

@@ -4,13 +4,16 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from slimming.methods.base import Plain
 from slimming.sparsity import gammas, reach
 from utils.recipe import Recipe, lr_and_momentum
 
 EDGES = [0.0, *(10 ** (k / 2) for k in range(-12, 3)), math.inf]  # of the |gamma| histograms
+WATCHED = (
+    11 / 16
+)  # of the depth: the 11th BatchNorm of VGG-19, whose gammas the paper's Fig. 6 follows
 STRONGEST = 0.02  # of the lambdas we choose: beyond it, the penalty drowns the loss
 
 
@@ -52,7 +55,8 @@ def announce_reach(recipe: Recipe, method: Plain, model: nn.Module, steps: int) 
 
 
 def describe_gammas(model: nn.Module, strength: float) -> dict[str, Any]:
-    """The penalty, how many gammas are small, and counts of |gamma| per layer between EDGES."""
+    """The penalty, how many gammas are small, counts of |gamma| per layer between EDGES, and each
+    |gamma| of one layer."""
     scales = {name: gamma.detach().abs().float().cpu() for name, gamma in gammas(model).items()}
     if not scales:
         return {}
@@ -66,7 +70,14 @@ def describe_gammas(model: nn.Module, strength: float) -> dict[str, Any]:
             name: torch.bincount(torch.bucketize(scale, edges), minlength=len(EDGES) - 1).tolist()
             for name, scale in scales.items()
         },
+        "gammas": _watched(scales),
     }
+
+
+def _watched(scales: dict[str, Tensor]) -> dict[str, Any]:
+    """{"layer": name, "values": |gamma| of each channel}: one layer, as a row has to stay small."""
+    name = list(scales)[max(0, round(WATCHED * len(scales)) - 1)]
+    return {"layer": name, "values": [float(f"{value:.4g}") for value in scales[name].tolist()]}
 
 
 def advise(row: dict[str, Any], epochs: int, method: Plain) -> None:
