@@ -1,0 +1,201 @@
+"""Which runs may be averaged: those that differ in their seed and in nothing else.
+
+A run is the content of a result.json, a chain the runs from a training on (see `utils.table`).
+What a run was asked for is read from the config it recorded, so no folder or hash is trusted.
+"""
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from importlib import import_module
+from typing import Any
+
+Run = dict[str, Any]
+# What can't change a result, or is said by the result itself (seed, precision, data set).
+NEVER = {"runs_dir", "seed", "device", "dry_run", "allow", "model_path", "logger", "hardware"}
+NEVER |= {"ckpt", "passes", "experiment", "hydra"}
+PATHS = {"root", "download"}  # of a data set: where it lies, not what it is
+CUT = {"ratio", "target", "floor", "refill", "round_to", "rounding", "scope", "coupled"}
+CUT |= {"combine", "dead", "unread", "compensate", "images", "recalibrate"}
+START = {"model", "init", "init_skip"}
+TUNING = {"finetune", "scratch"}
+# A pipeline records its whole config with each stage: what belongs to the others.
+FOREIGN = {
+    "train": CUT | TUNING,
+    "prune": START | TUNING | {"recipe", "epochs"},
+    "finetune": CUT | START | {"finetune", "method"},
+}
+PENALTY = {"strength", "mode", "weight_decay_on_gamma", "name"}  # of a method: not of its scores
+SCHEDULED = {"name", "epochs", "strength", "reach"}  # of a recipe: the result has what came of them
+OWN = ("models.", "slimming.", "utils.", "torch.")  # whose defaults may be looked up
+
+
+def settings(run: Run) -> dict[str, Any]:
+    """Everything in a run's config that can change its result, except the seed.
+
+    -> {"recipe.optimizer.lr": 0.1, ...}, flat. Left out: device, logger, hardware but precision,
+    paths, and what belongs to other stages. What chooses itself (lambda, epochs, precision) has the
+    value it came to. An option that a run doesn't mention, because it is newer, has its default.
+    """
+    stage, config = run["stage"], run.get("config") or {}
+    left_out = NEVER | FOREIGN[stage] | (START if run.get("parent") else set())
+    asked = _filled({key: value for key, value in config.items() if key not in left_out})
+    asked["data"] = _without(asked.get("data"), PATHS)
+    asked["recipe"] = _without(asked.get("recipe"), SCHEDULED)
+    asked["dataset"], asked["network"] = run.get("dataset"), run.get("model")
+    # Of older runs only the wish is known, such as "auto".
+    asked["precision"] = run.get("precision") or (config.get("hardware") or {}).get("precision")
+    if not run.get("parent") and config.get("ckpt"):  # somebody's file: its weights may differ
+        asked["ckpt"] = config["ckpt"]
+    _OF_STAGE[stage](run, asked)
+    return dict(_flat(asked))
+
+
+def _training(run: Run, asked: dict[str, Any]) -> None:
+    strength = asked["strength"] = run.get("strength")
+    # Without a penalty there is no telling which method didn't put one on.
+    asked["method"] = _without(asked.get("method"), {"strength", "name"}) if strength else None
+    asked["epochs"] = run.get("epochs")
+
+
+def _cut(run: Run, asked: dict[str, Any]) -> None:
+    from slimming.planner import plan
+
+    options = {**_defaults(plan), "coupled": "prune", "compensate": "none"}
+    asked.update({key: asked.get(key, options[key]) for key in options.keys() & CUT})
+    goal = {key: value for key, value in (run.get("target") or {}).items() if value is not None}
+    asked["target"] = goal or None
+    asked["ratio"] = None if goal else run.get("ratio")  # with a target it is what came out
+    asked["method"] = _without(asked.get("method"), PENALTY)
+    asked["recalibrate"] = run.get("recalibrate", asked.get("recalibrate"))
+    if asked["compensate"] == "none":
+        asked.pop("images", None)
+
+
+def _tuning(run: Run, asked: dict[str, Any]) -> None:
+    scratch = asked["scratch"] = run.get("scratch", "none")
+    # The epochs of a control follow from the thin network, and that one differs with the seed.
+    asked["epochs"] = run.get("epochs") if scratch == "none" else None
+
+
+_OF_STAGE = {"train": _training, "prune": _cut, "finetune": _tuning}
+
+
+def of_chain(chain: Iterable[Run]) -> dict[str, Any]:
+    """The settings of all runs of a chain: {"train: recipe.batch_size": 64, ...}.
+
+    A stage that names no data has those of the stage before.
+    """
+    whole: dict[str, Any] = {}
+    data: dict[str, Any] = {}
+    stages: list[str] = []
+    for run in chain:
+        own = settings(run)
+        named = {key: value for key, value in own.items() if key.startswith("data.")}
+        data = named or data
+        stages.append(run["stage"])
+        again = stages.count(run["stage"])
+        title = run["stage"] + (f" {again}" if again > 1 else "")
+        whole |= {f"{title}: {key}": value for key, value in {**own, **data}.items()}
+    return {"stages": stages, **whole}
+
+
+def differences(chains: Sequence[Sequence[Run]]) -> dict[str, list[Any]]:
+    """What keeps these chains from being one group: {setting: its distinct values}; {} if nothing.
+
+    Chains that are alike but share a seed are no group either: {"seed": [0, 0, 1]}.
+    """
+    all_settings = [of_chain(chain) for chain in chains]
+    names = list(dict.fromkeys(name for one in all_settings for name in one))
+    if any(one["stages"] != all_settings[0]["stages"] for one in all_settings):
+        names = ["stages"]
+    found = {name: _distinct(one.get(name) for one in all_settings) for name in names}
+    differing = {name: values for name, values in found.items() if len(values) > 1}
+    seeds = [chain[-1]["seed"] for chain in chains]
+    return differing or ({"seed": seeds} if len(set(seeds)) < len(seeds) else {})
+
+
+def alike(chains: Sequence[Sequence[Run]]) -> bool:
+    """Whether a mean over these chains is a mean over seeds and nothing else."""
+    return not differences(chains)
+
+
+def groups(chains: Sequence[Sequence[Run]]) -> list[list[Sequence[Run]]]:
+    """The chains, those that are alike together; each in order of its first member.
+
+    Chains with equal settings that share a seed stay alone: something unknown differs.
+    """
+    found: dict[str, list[Sequence[Run]]] = {}
+    for chain in chains:
+        found.setdefault(key(chain), []).append(chain)
+    seeds = {name: [chain[-1]["seed"] for chain in group] for name, group in found.items()}
+    return [
+        part
+        for name, group in found.items()
+        for part in ([group] if len({*seeds[name]}) == len(group) else [[one] for one in group])
+    ]
+
+
+def key(chain: Iterable[Run]) -> str:
+    """Equal for chains with equal settings, and for no others."""
+    return repr(sorted((name, _plain(value)) for name, value in of_chain(chain).items()))
+
+
+def say(differing: Mapping[str, Sequence[Any]], most: int = 5) -> str:
+    """For a person: "finetune: recipe.batch_size (64 / 128), train: epochs (1 / 9)"."""
+    said = [
+        f"{name} ({' / '.join('-' if value is None else str(value) for value in values)})"
+        for name, values in list(differing.items())[:most]
+    ]
+    return ", ".join(said) + (f" and {len(differing) - most} more" if len(differing) > most else "")
+
+
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    return list({repr(_plain(value)): value for value in values}.values())
+
+
+def _plain(value: Any) -> Any:
+    """1 and 1.0 are one number."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+def _without(node: Any, keys: set[str]) -> Any:
+    return {k: v for k, v in node.items() if k not in keys} if isinstance(node, Mapping) else node
+
+
+def _flat(node: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{name}.")
+        elif value is not None:  # an option that is off, or that wasn't there yet
+            yield before + name, value
+
+
+def _filled(node: Any) -> Any:
+    """A config in which each object's description names all its plain arguments."""
+    if not isinstance(node, Mapping):
+        return node
+    filled = {key: _filled(value) for key, value in node.items() if key != "_partial_"}
+    return {**_defaults_of(str(node.get("_target_"))), **filled}
+
+
+@lru_cache
+def _defaults_of(target: str) -> dict[str, Any]:
+    """Only our own objects and torch's are looked up: a result may come from a stranger."""
+    module, _, name = target.rpartition(".")
+    if not target.startswith(OWN):
+        return {}
+    try:
+        home = import_module(module)
+        # Every data set of ours hands what it doesn't take itself to one function.
+        inner = _defaults(home._build) if module == "utils.data" else {}
+        return {**inner, **_defaults(getattr(home, name))}
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return {}  # gone since: what the run recorded has to do
+
+
+def _defaults(function: Any) -> dict[str, Any]:
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if isinstance(p.default, (bool, int, float, str))}
