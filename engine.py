@@ -2,6 +2,7 @@
 
 import math
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,8 +47,9 @@ def fit(
 ) -> nn.Module:
     """Train from wherever `run` stands to the last epoch; the network is returned, placed.
 
-    After every epoch everything is saved in `run`. All random draws depend on (seed, epoch, step),
-    so a run that was killed ends with the very bits of one that wasn't.
+    Everything is saved in `run` after every epoch, and every `hardware.save_minutes` inside one.
+    The clock decides when to save, never what is computed: all random draws depend on (seed, epoch,
+    step), so a run that was killed ends with the very bits of one that wasn't.
 
     Raises:
         ValueError: the loss is not finite or explodes.
@@ -65,7 +67,7 @@ def fit(
         model.compile()
     steps = data.steps(recipe.batch_size)
     done = state.epoch * steps + state.step
-    title = run.label
+    title, saved_at = run.label, time.monotonic()
     with _interruptible() as stop, EpochProgress(title, recipe.epochs, steps, done) as progress:
         while state.epoch < recipe.epochs:
             model.train()
@@ -85,10 +87,15 @@ def fit(
                 if stop:
                     run.save_resume(state.dump(model, optimizer))
                     raise _interrupted(state, recipe)
+                if time.monotonic() - saved_at >= 60 * hardware.save_minutes:
+                    _check_weights(model, state)
+                    run.save_resume(state.dump(model, optimizer))
+                    saved_at = time.monotonic()
             model, optimizer = method.after_epoch(model, optimizer)
             row = state.end_epoch(model, data, method, hardware, optimizer.param_groups[0]["lr"])
             _check_weights(model, state)
             run.save_resume(state.dump(model, optimizer))
+            saved_at = time.monotonic()
             run.write_rows(state.rows)
             logger.log(row, gammas(model))
             shares = {k.split("/")[0]: row[k] for k in row if k.endswith("/accuracy")}
@@ -204,7 +211,8 @@ def _check_weights(model: nn.Module, state: _Progress) -> None:
     """The last step's weights have seen no loss yet: never save them broken."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ValueError(f"'{name}' is not finite after epoch {state.epoch}: {DIVERGED}")
+            when = f"{state.epoch} epochs and {state.step} steps"
+            raise ValueError(f"'{name}' is not finite after {when}: {DIVERGED}")
 
 
 def _interrupted(state: _Progress, recipe: Recipe) -> Interrupted:

@@ -90,6 +90,31 @@ def test_killed_with_sigkill_it_ends_with_the_same_bits(tmp_path):
     assert bits(a) == bits(b)
 
 
+def test_killed_hard_inside_an_epoch_it_goes_on_from_there(tmp_path, whole, capsys):
+    """As by a power cut in the fifth of nine steps: no handler runs, nothing is said or saved."""
+    cut = (
+        "import os, engine, door, train\n"
+        "real, calls = engine._step, []\n"
+        "def step(*arguments):\n"
+        "    calls.append(1)\n"
+        "    return real(*arguments) if len(calls) < 6 else os._exit(9)\n"
+        "engine._step = step\n"
+        f"train.train(door.tiny('train', {str(tmp_path)!r}, 'hardware.save_minutes=0'))\n"
+    )
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    threads = {"PYTHONPATH": paths, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.run([sys.executable, "-c", cut], env={**os.environ, **threads})
+    assert process.returncode == 9
+    folder = train(tiny("train", tmp_path))  # another save_minutes is the same run
+    assert "going on at epoch 2, step 3" in capsys.readouterr().out
+    assert bits(folder) == whole
+
+
+def test_how_often_to_save_is_a_time():
+    with pytest.raises(ValueError, match="save_minutes is a time, 0 or more; got -1"):
+        choose(save_minutes=-1)
+
+
 def _rows(folder: Path) -> int:
     return max((len(p.read_text().splitlines()) for p in folder.glob("*/metrics.jsonl")), default=0)
 

@@ -17,6 +17,7 @@ class Hardware:
     precision: str  # fp32 or bf16: the type of convolutions and matrix products
     channels_last: bool | None  # None: decided per network, see `prefers_channels_last`
     compile: bool
+    save_minutes: float = 10.0  # between two saves inside an epoch
 
     def place(self, model: nn.Module) -> nn.Module:
         """Move a network to the device, in the layout that suits it."""
@@ -40,6 +41,7 @@ def choose(
     channels_last: bool | None = None,
     compile: bool = False,
     threads: int | None = None,
+    save_minutes: float = 10.0,
 ) -> Hardware:
     """Resolve "auto" and set the number of threads.
 
@@ -49,10 +51,13 @@ def choose(
         channels_last: memory layout of images; None: wherever there are 2d convolutions.
         compile: use torch.compile (each new width compiles again: rarely pays for short runs).
         threads: CPU threads; None leaves torch's choice.
+        save_minutes: training is saved that often inside an epoch, too; 0: after every step.
 
     Raises:
-        ValueError: unknown or absent device, unknown precision, threads below 1.
+        ValueError: unknown or absent device, unknown precision, threads below 1, a negative time.
     """
+    if not save_minutes >= 0:
+        raise ValueError(f"hardware.save_minutes is a time, 0 or more; got {save_minutes}")
     if threads is not None:
         if threads < 1:
             raise ValueError(f"hardware.threads is a number from 1 on; got {threads}")
@@ -68,7 +73,7 @@ def choose(
         precision = "bf16" if has_native_bf16(chosen) else "fp32"
     if precision not in PRECISIONS:
         raise ValueError(f"hardware.precision is auto, fp32 or bf16; got {precision!r}")
-    return Hardware(chosen, precision, channels_last, compile)
+    return Hardware(chosen, precision, channels_last, compile, save_minutes)
 
 
 def has_native_bf16(device: torch.device) -> bool:
