@@ -1,6 +1,7 @@
 """Stage 2. Cut the channels with the smallest |gamma|; nothing is trained here.
 
     python prune.py                                     # the newest sparse training, ratio 0.7
+    python prune.py method=l1_norm                      # another way to choose: the newest training
     python prune.py ckpt=runs/<name> ratio=0.5 dry_run=true
     python prune.py target.macs=0.5                     # whatever it takes to halve the MACs
 
@@ -24,6 +25,7 @@ def prune(cfg) -> Path:
     from slimming import plan
     from utils import stages
     from utils.doctor import show_plan
+    from utils.method import scoring_identity
     from utils.runs import Run
 
     goal = what_to_cut(cfg)
@@ -32,15 +34,11 @@ def prune(cfg) -> Path:
             f"recalibrate and images are numbers of training images; got {cfg.recalibrate} and "
             f"{cfg.images}"
         )
-    path = stages.find_parent(
-        cfg,
-        lambda result: result["stage"] == "train" and result["strength"] > 0,
-        "run `python train.py` first",
-    )
+    described = stages.plain(cfg.method)
+    path = stages.find_parent(cfg, _trained_for(described), "run `python train.py` first")
     hardware, parent = instantiate(cfg.hardware), stages.Parent.open(path)
     data = parent.data(cfg, hardware)
     options = {key: cfg[key] for key in OPTIONS}
-    method = {key: value for key, value in cfg.method.items() if key not in stages.PENALTY}
     seed = parent.facts.get("seed", cfg.seed)
     run = Run(
         cfg.runs_dir,
@@ -50,7 +48,7 @@ def prune(cfg) -> Path:
         {
             "parent": parent.identity,
             "data": data.fingerprint,
-            "method": method,
+            "method": scoring_identity(described),
             "plan": {"_target_": "slimming.planner.plan", **goal, **options},
             **({} if cfg.coupled == "prune" else {"coupled": cfg.coupled}),
             "after": {
@@ -72,6 +70,12 @@ def prune(cfg) -> Path:
         show_plan(model, graph, scores, keep)
         planned = (model, graph, keep)
     return stages.complete(cfg, run, work)
+
+
+def _trained_for(method: dict):
+    """Which finished runs to look at without ckpt=: a method with a penalty wants its trace."""
+    penalty = "strength" in method
+    return lambda result: result["stage"] == "train" and (result["strength"] > 0 or not penalty)
 
 
 def what_to_cut(cfg) -> dict:
@@ -121,13 +125,17 @@ def _time_again(goal: dict, keep, timer) -> tuple[float | None, list[str]]:
 
 
 def _score(cfg, model, data, seed: int) -> tuple:
-    from hydra.utils import instantiate
+    import torch
 
     from slimming import trace
+    from utils import stages
+    from utils.method import make
+    from utils.seeding import mix
 
     graph = trace(model, next(data.sample(2, seed=seed)), cfg.coupled)
-    method = instantiate(cfg.method, strength=0.0, _convert_="all")
+    method = make(stages.plain(cfg.method), strength=0.0)
     images = data.sample(min(512, len(data.train)), seed=seed)
+    torch.manual_seed(mix(seed, "scores"))  # for a method that draws
     return graph, method.scores(model, graph, images)
 
 
@@ -137,6 +145,7 @@ def _cut(cfg, run, parent, data, hardware, goal: dict, planned: tuple):
     from slimming.artifact import compose
     from utils import stages
     from utils.doctor import show_accuracies
+    from utils.method import name_of
 
     model, graph, keep = planned
     seed = parent.facts.get("seed", cfg.seed)
@@ -178,6 +187,7 @@ def _cut(cfg, run, parent, data, hardware, goal: dict, planned: tuple):
             "target": None,
             **asked,
             "safe_ratio": keep.safe_ratio,
+            "method": name_of(cfg.method),
             "epochs": None,
             "accuracy": list(reached.values())[-1],
             "variants": reached,
@@ -204,7 +214,11 @@ def _goal_label(goal: dict) -> str:
 
 def _options_label(cfg) -> str:
     """What differs from the plainest cut, for the run's name."""
+    from utils.method import name_of
+
+    method = name_of(cfg.method)
     parts = [
+        method if method != "slimming" else "",
         f"floor{cfg.floor:g}" if cfg.floor != 1 else "",
         "" if cfg.refill else "norefill",
         f"x{cfg.round_to}" if cfg.round_to != 1 else "",

@@ -38,28 +38,31 @@ def train(cfg) -> Path:
     from engine import fit
     from utils import network, stages
     from utils.gammas import announce_reach, choose_strength
+    from utils.method import make, training_identity
     from utils.runs import Run
 
     hardware = instantiate(cfg.hardware)
     start, data = (_anew if cfg.ckpt is None else _further)(cfg, hardware)
     recipe = stages.recipe_of(cfg)
     steps = data.steps(recipe.batch_size)
-    strength = cfg.method.strength
-    if strength is None:
-        strength = choose_strength(recipe, cfg.method.mode, steps, cfg.recipe.reach)
-    method = instantiate(cfg.method, strength=strength, _convert_="all")
+    described = stages.plain(cfg.method)
+    if described.get("strength", 0.0) is None:
+        mode = described.get("mode", "subgradient")
+        described["strength"] = choose_strength(recipe, mode, steps, cfg.recipe.reach)
+    method = make(described)
     target = start.checkpoint.target
     label = network.label(target, start.checkpoint.arguments) + ("-init" if start.facts else "")
     seed = start.parent.facts.get("seed", cfg.seed) if start.parent else cfg.seed
+    again = f"-p{start.cuts + 1}" if start.parent else ""
     run = Run(
         cfg.runs_dir,
         "train",
-        f"{label}-{data.name}-l{strength:g}" + (f"-p{start.cuts + 1}" if start.parent else ""),
+        f"{label}-{data.name}-l{method.strength:g}{again}",
         seed,
         {
             **start.identity,
             "data": data.fingerprint,
-            "method": {**stages.plain(cfg.method), "strength": strength},
+            "method": training_identity(described, method),
             "recipe": stages.recipe_identity(cfg),
             "precision": hardware.precision,
         },
@@ -72,7 +75,7 @@ def train(cfg) -> Path:
         network.check(target, model, data, hardware)
         announce_reach(recipe, method, model, steps)
         model = fit(model, data, recipe, method, run, hardware, logger, seed)
-        past = stages.history_entry(run, cfg, epochs=recipe.epochs, strength=strength)
+        past = stages.history_entry(run, cfg, epochs=recipe.epochs, strength=method.strength)
         history = [*start.checkpoint.history, {**past, **(start.facts or {})}]
         return stages.Outcome(
             model,
@@ -81,7 +84,7 @@ def train(cfg) -> Path:
                 **stages.facts(run, cfg, data, hardware, target, start.parent),
                 "recipe": cfg.recipe.name,
                 "epochs": cfg.epochs,
-                "strength": strength,
+                "strength": method.strength,
                 "pass": start.cuts + 1,
                 "ratio": None,  # that of the last pass is the parent's
                 "accuracy": stages.accuracies(model, data, hardware),

@@ -28,7 +28,6 @@ from utils.recipe import Recipe
 from utils.runs import Run, newest, read_result
 from utils.tracking import NoLogger, WandB
 
-PENALTY = ("strength", "mode", "weight_decay_on_gamma")  # of a method: not part of its scores
 DATASETS = ("digits", "cifar10", "cifar100", "svhn", "mnist", "imagefolder", "fake")
 
 
@@ -249,7 +248,7 @@ def facts(
     parent: Parent | None = None,
 ) -> dict[str, Any]:
     """What every result.json says about its run; a child says what its parent said."""
-    inherited = ("seed", "recipe", "strength", "ratio", "target", "pass")
+    inherited = ("seed", "recipe", "strength", "method", "ratio", "target", "pass")
     known = parent.facts if parent else {}
     return {
         "stage": run.stage,

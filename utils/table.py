@@ -80,6 +80,11 @@ def target(path: Iterable[Run]) -> str | None:
     return ", ".join(f"{name} {limit:g}" for name, limit in limits.items()) or None
 
 
+def method(path: Iterable[Run]) -> str:
+    """How the channels of the last cut of a chain were chosen: "slimming", "l1_norm"..."""
+    return next((run["method"] for run in reversed([*path]) if run.get("method")), "slimming")
+
+
 def _last_cut(path: Iterable[Run]) -> Run:
     """The cut that a chain ends in or was fine-tuned after; {} after a (further) training."""
     for run in reversed([*path]):
@@ -112,6 +117,7 @@ def _rows(path: list[Run]) -> list[dict[str, Any]]:
         "lambda": strength(path),
         "ratio": ratio(path),
         "target": target(path),
+        "method": method(path),
         "pass": run.get("pass") or 1,
         "seed": run["seed"],
         "row": run.get("row"),

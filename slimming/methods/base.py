@@ -3,12 +3,19 @@
 import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
+MOMENTS = ("loss", "after_backward", "after_step", "after_epoch")
+
 
 class Plain:
     """The moments at which a method may act; by default none of them does anything."""
 
     strength: float = 0.0  # lambda
     weight_decay_on_gamma: bool = True
+
+    @property
+    def trains_plainly(self) -> bool:
+        """Whether training with this is ordinary training, so that its networks are anybody's."""
+        return all(getattr(type(self), moment) is getattr(Plain, moment) for moment in MOMENTS)
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """(images, labels) -> (loss to minimise, logits)."""

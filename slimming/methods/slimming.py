@@ -35,6 +35,10 @@ class Slimming(Plain):
         self.strength, self.mode = float(strength), mode
         self.weight_decay_on_gamma = weight_decay_on_gamma
 
+    @property
+    def trains_plainly(self) -> bool:
+        return not self.strength
+
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         loss, logits = super().loss(model, batch)
         if self.strength and self.mode == "loss":

@@ -1,0 +1,46 @@
+"""Pruning Filters for Efficient ConvNets (Li et al. 2017): a filter's L1 norm as its score."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from slimming.graph import ChannelGraph
+from slimming.methods.base import Plain
+
+
+class L1Norm(Plain):
+    """Ordinary training; what a channel is worth is what its filters weigh (section 3.1).
+
+    Where no filter makes a channel of its own (a selection from a shared stream, as in
+    pre-activation networks), the weights that read it are summed: the paper has no such layers.
+    Norms of layers of different fan-in can't be compared, so take the share from each layer
+    (`scope="layer"`), as the paper does.
+    """
+
+    def scores(
+        self, model: nn.Module, graph: ChannelGraph, batches: Iterable[Tensor] = ()
+    ) -> dict[str, Tensor]:
+        """{gate: sum of |weights| of each channel's filters}; needs no images."""
+        weights = model.state_dict()
+        layers = [key for key in graph.dims if key[0] in graph.uses]
+        made = [key for key in layers if key not in graph.reads]
+        norms, counted = _norms(weights, graph, made)
+        of_readers, _ = _norms(weights, graph, [key for key in layers if key in graph.reads])
+        norms = torch.where(counted, norms, of_readers)
+        return {gate: norms[channels] for gate, channels in graph.gates.items()}
+
+
+def _norms(
+    weights: dict[str, Tensor], graph: ChannelGraph, keys: list[tuple[str, int]]
+) -> tuple[Tensor, Tensor]:
+    """(sum of |weights| of each channel along these dimensions, whether there are any)."""
+    norms = torch.zeros(graph.num_channels, dtype=torch.float64)
+    counted = torch.zeros(graph.num_channels, dtype=torch.bool)
+    for name, dim in keys:
+        channels = graph.dims[name, dim]
+        rows = weights[name].detach().cpu().double().abs().transpose(0, dim).flatten(1).sum(1)
+        cut = channels >= 0  # the others stay in any case
+        norms.index_add_(0, channels[cut], rows[cut])
+        counted[channels[cut]] = True
+    return norms, counted

@@ -1,0 +1,179 @@
+"""Every method of conf/method by the user's door; what each score means; one baseline for all."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from door import config, tiny
+from finetune import finetune
+from models.densenet import DenseNet
+from models.mobilenet import MobileNetV2
+from models.preresnet import PreResNet
+from models.resnet import ResNet
+from models.vgg import VGG
+from pipeline import pipeline
+from prune import prune
+from slimming import Slimming, plan, trace
+from slimming.methods.base import Plain
+from slimming.methods.l1_norm import L1Norm
+from slimming.methods.random import Random
+from terminal import refusal
+from train import train
+from utils.cli import CONF
+from utils.method import make
+
+METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+SHORT = ("recipe.strength=0.5", "epochs=2", "finetune.epochs=1", "target.macs=0.5")
+
+
+def result(folder: Path) -> dict:
+    return json.loads((folder / "result.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def chains(runs) -> dict[str, list[Path]]:
+    """{method: folders of train, prune, finetune}"""
+    return {name: pipeline(tiny("pipeline", runs, f"method={name}", *SHORT)) for name in METHODS}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_goes_through_the_pipeline(chains, name):
+    trained, cut, tuned = map(result, chains[name])
+    assert cut["method"] == tuned["method"] == name
+    assert cut["certificate"]["holds"]
+    assert 0.45 <= cut["macs"] / trained["macs"] <= 0.5, "equal MACs make them comparable"
+
+
+def test_networks_trained_without_a_penalty_are_one_and_the_same_run(runs, chains):
+    baseline = train(tiny("train", runs, "method.strength=0", "epochs=2", "dry_run=true"))
+    assert chains["l1_norm"][0] == chains["random"][0] == baseline
+    assert chains["slimming"][0] == chains["uniform"][0] != baseline
+    for change in ("method.mode=proximal", "method=l1_norm", "method=uniform"):
+        penalty = () if change == "method=l1_norm" else ("method.strength=0",)
+        told = tiny("train", runs, change, *penalty, "epochs=2", "dry_run=true")
+        assert train(told) == baseline, change
+
+
+def test_the_cuts_are_different_runs_of_different_channels(chains):
+    names = {chains[name][1].name for name in METHODS}
+    assert len(names) == len(METHODS)
+    for name in ("l1_norm", "random", "uniform"):
+        assert f"-{name}-layer-" in chains[name][1].name
+    kept = {json.dumps(result(chains[name][1])["plan"]["keep"]) for name in METHODS}
+    assert len(kept) == len(METHODS)
+
+
+@pytest.mark.parametrize("name", ["l1_norm", "random", "uniform"])
+def test_the_layerwise_methods_keep_the_same_share_of_every_layer(chains, name):
+    widths = result(chains[name][1])["widths"].values()
+    total = sum(kept for kept, _ in widths) / sum(of for _, of in widths)
+    assert all(abs(kept - total * of) <= 1.5 for kept, of in widths)
+    free = result(chains["slimming"][1])["widths"].values()
+    assert any(abs(kept - total * of) > 1.5 for kept, of in free)
+
+
+def test_slimming_cuts_a_network_that_was_trained_without_penalty(runs, chains):
+    baseline = chains["random"][0]
+    cut = prune(tiny("prune", runs, f"ckpt={baseline}", "ratio=0.3"))
+    assert result(cut)["parent"] == baseline.name and result(cut)["method"] == "slimming"
+    sparse = prune(tiny("prune", runs, f"ckpt={chains['slimming'][0]}", "method=l1_norm"))
+    assert result(sparse)["method"] == "l1_norm", "and norms rank a sparse network"
+
+
+def test_without_ckpt_a_method_without_penalty_takes_any_training(tmp_path, capsys):
+    baseline = train(tiny("train", tmp_path, "method.strength=0", "epochs=1"))
+    assert result(prune(tiny("prune", tmp_path, "method=random")))["parent"] == baseline.name
+    with pytest.raises(FileNotFoundError, match="no finished run to start from"):
+        prune(tiny("prune", tmp_path))
+
+
+@pytest.mark.parametrize("scratch", ["E", "B"])
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_its_controls(runs, chains, name, scratch):
+    told = tiny("finetune", runs, f"ckpt={chains[name][1]}", f"scratch={scratch}", "epochs=1")
+    said = result(finetune(told))
+    assert said["scratch"] == scratch and said["method"] == name
+    assert said["epochs"] >= 2 if scratch == "E" else said["epochs"] >= 4, "half of the MACs each"
+
+
+def test_random_scores_depend_on_the_seed_and_nothing_else(runs, chains):
+    again = prune(tiny("prune", runs.parent / "again", f"ckpt={chains['random'][0]}",
+                       "method=random", "target.macs=0.5", "recalibrate=0"))  # fmt: skip
+    assert result(again)["plan"]["keep"] == result(chains["random"][1])["plan"]["keep"]
+    other = pipeline(tiny("pipeline", runs, "method=random", "seed=1", *SHORT))[1]
+    assert result(other)["plan"]["keep"] != result(again)["plan"]["keep"]
+
+
+def test_the_norm_of_a_channel_is_that_of_its_filter():
+    model = VGG(depth=11, width=0.125, num_classes=4)
+    graph = trace(model, torch.zeros(2, 3, 32, 32))
+    scores = L1Norm().scores(model, graph)
+    convolutions = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+    for score, layer in zip(scores.values(), convolutions, strict=True):
+        expected = layer.weight.detach().double().abs().sum((1, 2, 3))
+        torch.testing.assert_close(score, expected)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        PreResNet(depth=29, width=0.5, num_classes=4),
+        DenseNet(depth=16, num_classes=4),
+        ResNet(depth=20, width=0.5, num_classes=4),
+        MobileNetV2(width=0.25, num_classes=4),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+@pytest.mark.parametrize("method", [L1Norm(), Random()], ids=["l1_norm", "random"])
+def test_every_gate_has_scores_and_coupled_ones_agree(model, method):
+    graph = trace(model, torch.zeros(2, 3, 32, 32))
+    scores = method.scores(model, graph)
+    assert scores.keys() == graph.gates.keys()
+    of_channel = {}
+    for gate, channels in graph.gates.items():
+        assert scores[gate].shape == channels.shape and (scores[gate] > 0).all()
+        for channel, score in zip(channels.tolist(), scores[gate].tolist()):
+            assert of_channel.setdefault(channel, score) == score
+    assert plan(graph, scores, 0.5, scope="layer").kept < graph.num_channels
+
+
+def test_a_selected_channel_weighs_what_reads_it():
+    model = PreResNet(depth=29, width=0.5, num_classes=4)
+    graph = trace(model, torch.zeros(2, 3, 32, 32))
+    gate = graph.selecting[0]
+    reader = next(n for n, d in graph.reads if graph.dims[n, d].equal(graph.gates[gate]))
+    expected = model.state_dict()[reader].double().abs().sum((0, 2, 3))
+    torch.testing.assert_close(L1Norm().scores(model, graph)[gate], expected)
+
+
+def test_a_method_that_acts_while_training_is_never_taken_for_a_baseline():
+    class Acts(Plain):
+        def after_epoch(self, model, optimizer):
+            return model, optimizer
+
+    assert Plain().trains_plainly and L1Norm().trains_plainly and not Acts().trains_plainly
+    assert Slimming(0.0).trains_plainly and not Slimming(1e-4).trains_plainly
+
+
+def test_the_name_is_for_tables_only():
+    node = {"_target_": "slimming.methods.slimming.Slimming", "name": "mine", "strength": 0.1}
+    assert make(node).strength == 0.1 and make(node, strength=0.0, seed=3).strength == 0.0
+
+
+def test_a_penalty_for_a_method_that_has_none_is_refused(tmp_path):
+    said = refusal("train", "method=l1_norm", "method.strength=1e-4", f"runs_dir={tmp_path}")
+    assert "there is no option 'method.strength'" in said
+
+
+def test_the_comparison_composes_for_every_method():
+    for name in METHODS:
+        cfg = config("pipeline", "experiment=compare_cifar10", f"method={name}")
+        assert cfg.target.macs == 0.3 and cfg.method.name == name
+        assert cfg.scope == ("global" if name == "slimming" else "layer")
