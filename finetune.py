@@ -16,6 +16,13 @@ SCRATCH = ("none", "E", "B")
 
 def finetune(cfg) -> Path:
     """Run, resume or just find the fine-tuning that `cfg` describes; return its folder."""
+    from utils import stages
+
+    return stages.complete(cfg, describe(cfg))
+
+
+def describe(cfg, parent=None):
+    """The fine-tuning as a `utils.stages.Stage`: named, not begun. `parent`: of `Parent.open`."""
     from dataclasses import replace
 
     from hydra.utils import instantiate
@@ -27,10 +34,12 @@ def finetune(cfg) -> Path:
 
     if cfg.scratch not in SCRATCH:
         raise ValueError(f"scratch is one of {', '.join(SCRATCH)}; got {cfg.scratch!r}")
-    path = stages.find_parent(
-        cfg, lambda result: result["stage"] == "prune", "run `python prune.py` first"
-    )
-    hardware, parent = instantiate(cfg.hardware), stages.Parent.open(path)
+    if parent is None:
+        path = stages.find_parent(
+            cfg, lambda result: result["stage"] == "prune", "run `python prune.py` first"
+        )
+        parent = stages.Parent.open(path)
+    hardware = instantiate(cfg.hardware)
     data = parent.data(cfg, hardware)
     seed = parent.facts.get("seed", cfg.seed)
     recipe = stages.recipe_of(cfg)
@@ -50,6 +59,8 @@ def finetune(cfg) -> Path:
         },
     )
 
+    leaves = parent.extended(stages.history_entry(run, cfg, scratch=cfg.scratch))
+
     def work(logger) -> stages.Outcome:
         model = parent.model(cfg, data, hardware)
         if cfg.scratch != "none":
@@ -57,7 +68,7 @@ def finetune(cfg) -> Path:
         model = fit(model, data, recipe, Plain(), run, hardware, logger, seed)
         return stages.Outcome(
             model,
-            parent.extended(stages.history_entry(run, cfg, scratch=cfg.scratch)),
+            leaves,
             {
                 **stages.facts(run, cfg, data, hardware, parent.checkpoint.target, parent),
                 "scratch": cfg.scratch,
@@ -67,7 +78,7 @@ def finetune(cfg) -> Path:
             },
         )
 
-    return stages.complete(cfg, run, work)
+    return stages.Stage(run, work, leaves, seed, parent, recipe.epochs)
 
 
 def _start_over(model, parent, seed: int, allow: tuple[str, ...]) -> None:
@@ -98,8 +109,11 @@ def _scratch_epochs(scratch: str, parent, allow: tuple[str, ...]) -> int:
     if scratch == "E":
         return epochs
     from slimming.artifact import build, restore
+    from utils.stages import NotYet
 
     checkpoint = parent.checkpoint
+    if not checkpoint.weights:
+        raise NotYet("the epochs of scratch=B depend on the MACs that the cut will leave")
     dense = build(checkpoint.target, checkpoint.arguments, allow)
     thin = restore(checkpoint, allow)
     shape = checkpoint.input_shape

@@ -3,37 +3,53 @@
     python pipeline.py                                          # handwritten digits
     python pipeline.py -m ratio=0.3,0.5,0.7 seed=0,1,2          # 3 trainings, 9 cuts
     python pipeline.py passes=3 ratio=0.5 floor=0.5 refill=false  # multi-pass, the paper's Table 4
+    python pipeline.py -m ratio=0.3,0.5,0.7 dry_run=true        # what would run, and how long
 
 The unit of every table and sweep: what is finished costs nothing, what was interrupted goes on.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from finetune import refuse_epochs_of_scratch
-from train import from_checkpoint
+import finetune
+import prune
+import train
 from utils.cli import script
 
 
 def pipeline(cfg) -> list[Path]:
     """Run what is missing; return the folders of the stages, pass after pass."""
-    from finetune import finetune
-    from prune import prune
-    from train import train
-
     if not isinstance(cfg.passes, int) or cfg.passes < 1:
         raise ValueError(f"passes is a number from 1 on; got {cfg.passes}")
+    if cfg.dry_run:
+        return [stage.run.folder for stage in _expected(cfg)]
     folders: list[Path] = []
-    for number in range(1, cfg.passes + 1):
-        before = f"pass {number}: " if cfg.passes > 1 else ""
-        for stage in (train, prune, finetune):
-            if folders and cfg.dry_run and not (folders[-1] / "result.json").exists():
-                print(f"{before}{stage.__name__}: would follow")
-            else:
-                parent = str(folders[-1]) if folders else cfg.ckpt
-                folders.append(stage(_for_stage(cfg, stage is finetune, parent)))
-    if cfg.passes > 1 and not cfg.dry_run:
+    for _ in range(cfg.passes):
+        for stage in (train.train, prune.prune, finetune.finetune):
+            parent = str(folders[-1]) if folders else cfg.ckpt
+            folders.append(stage(_for_stage(cfg, stage is finetune.finetune, parent)))
+    if cfg.passes > 1:
         _summarise(folders)
     return folders
+
+
+def _expected(cfg) -> Iterator[Any]:
+    """Say what each stage would do; nothing is computed or written."""
+    from utils import stages
+
+    parent = None
+    for number in range(3 * cfg.passes):
+        module = (train, prune, finetune)[number % 3]
+        before = f"pass {number // 3 + 1}: " if cfg.passes > 1 else ""
+        try:
+            stage = module.describe(_for_stage(cfg, module is finetune, cfg.ckpt), parent)
+        except stages.NotYet as reason:
+            print(f"{before}the stages that follow have no name yet: {reason}")
+            return
+        print(f"{before}{stage.run.folder} {stage.run.status()}")
+        parent = stages.Parent.of(stage)
+        yield stage
 
 
 def _for_stage(cfg, tuning: bool, parent: str | None):
@@ -67,8 +83,8 @@ def _summarise(folders: list[Path]) -> None:
 
 @script("pipeline")
 def main(cfg) -> None:
-    from_checkpoint(cfg)
-    refuse_epochs_of_scratch(cfg.finetune.scratch, "finetune.epochs")
+    train.from_checkpoint(cfg)
+    finetune.refuse_epochs_of_scratch(cfg.finetune.scratch, "finetune.epochs")
     pipeline(cfg)
 
 

@@ -20,6 +20,16 @@ OPTIONS = ("floor", "refill", "round_to", "rounding", "scope", "combine", "dead"
 
 def prune(cfg) -> Path:
     """Run or just find the cut that `cfg` describes; return its folder."""
+    from utils import stages
+
+    stage = describe(cfg)
+    if cfg.dry_run:
+        stage.preview()
+    return stages.complete(cfg, stage)
+
+
+def describe(cfg, parent=None):
+    """The cut as a `utils.stages.Stage`: named, not begun. `parent`: of `Parent.open`."""
     from hydra.utils import instantiate
 
     from slimming import plan
@@ -35,8 +45,10 @@ def prune(cfg) -> Path:
             f"{cfg.images}"
         )
     described = stages.plain(cfg.method)
-    path = stages.find_parent(cfg, _trained_for(described), "run `python train.py` first")
-    hardware, parent = instantiate(cfg.hardware), stages.Parent.open(path)
+    if parent is None:
+        advice = "run `python train.py` first"
+        parent = stages.Parent.open(stages.find_parent(cfg, _trained_for(described), advice))
+    hardware = instantiate(cfg.hardware)
     data = parent.data(cfg, hardware)
     options = {key: cfg[key] for key in OPTIONS}
     seed = parent.facts.get("seed", cfg.seed)
@@ -60,16 +72,18 @@ def prune(cfg) -> Path:
     )
 
     def work(logger) -> stages.Outcome:
-        return _cut(cfg, run, parent, data, hardware, goal, planned)
+        return _cut(cfg, run, parent, data, hardware, goal, planned())
 
-    if run.result is None or cfg.dry_run:
+    def planned() -> tuple:
         model = parent.model(cfg, data, hardware)
         graph, scores = _score(cfg, model, data, seed)
         measure = _timer(model, graph, data, hardware)
         keep = plan(graph, scores, **goal, measure=measure, **options)
         show_plan(model, graph, scores, keep)
-        planned = (model, graph, keep)
-    return stages.complete(cfg, run, work)
+        return model, graph, keep
+
+    leaves = parent.extended(stages.history_entry(run, cfg))
+    return stages.Stage(run, work, leaves, seed, parent, preview=planned)
 
 
 def _trained_for(method: dict):

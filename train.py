@@ -33,6 +33,15 @@ class Start:
 
 def train(cfg) -> Path:
     """Run, resume or just find the training that `cfg` describes; return its folder."""
+    from utils import stages
+
+    return stages.complete(cfg, describe(cfg))
+
+
+def describe(cfg, parent=None):
+    """The training as a `utils.stages.Stage`: named, not begun. `parent`: of `Parent.open`."""
+    from dataclasses import replace
+
     from hydra.utils import instantiate
 
     from engine import fit
@@ -42,7 +51,8 @@ def train(cfg) -> Path:
     from utils.runs import Run
 
     hardware = instantiate(cfg.hardware)
-    start, data = (_anew if cfg.ckpt is None else _further)(cfg, hardware)
+    further = parent is not None or cfg.ckpt is not None
+    start, data = _further(cfg, hardware, parent) if further else _anew(cfg, hardware)
     recipe = stages.recipe_of(cfg)
     steps = data.steps(recipe.batch_size)
     described = stages.plain(cfg.method)
@@ -68,18 +78,18 @@ def train(cfg) -> Path:
         },
     )
 
-    def work(logger) -> stages.Outcome:
-        from dataclasses import replace
+    past = stages.history_entry(run, cfg, epochs=recipe.epochs, strength=method.strength)
+    history = [*start.checkpoint.history, {**past, **(start.facts or {})}]
+    leaves = replace(start.checkpoint, history=history)
 
+    def work(logger) -> stages.Outcome:
         model = start.model()
         network.check(target, model, data, hardware)
         announce_reach(recipe, method, model, steps)
         model = fit(model, data, recipe, method, run, hardware, logger, seed)
-        past = stages.history_entry(run, cfg, epochs=recipe.epochs, strength=method.strength)
-        history = [*start.checkpoint.history, {**past, **(start.facts or {})}]
         return stages.Outcome(
             model,
-            replace(start.checkpoint, history=history),
+            leaves,
             {
                 **stages.facts(run, cfg, data, hardware, target, start.parent),
                 "recipe": cfg.recipe.name,
@@ -91,7 +101,7 @@ def train(cfg) -> Path:
             },
         )
 
-    return stages.complete(cfg, run, work)
+    return stages.Stage(run, work, leaves, seed, start.parent, recipe.epochs)
 
 
 def _anew(cfg, hardware) -> tuple:
@@ -127,13 +137,13 @@ def _anew(cfg, hardware) -> tuple:
     ), data
 
 
-def _further(cfg, hardware) -> tuple:
+def _further(cfg, hardware, parent) -> tuple:
     """The network of a checkpoint, as it is, and the data."""
     from utils import stages
 
     if cfg.init is not None:
         raise ValueError("ckpt= brings its own weights: leave init= out, or ckpt=")
-    parent = stages.Parent.open(stages.find_parent(cfg, lambda result: True, ""))
+    parent = parent or stages.Parent.open(stages.find_parent(cfg, lambda result: True, ""))
     data = parent.data(cfg, hardware)
     identity = {"parent": parent.identity}
     return Start(

@@ -93,6 +93,29 @@ class Run:
         """What the finished stage left, or None while it isn't finished."""
         return read_result(self.folder)
 
+    def status(self) -> str:
+        """What asking for this run would do, in words; nothing is written."""
+        if (done := self.result) is not None:
+            return f"is finished{self.of_other_code(done)}"
+        if held(self.folder):
+            return "is being computed by another process"
+        epoch, step = self.progress()
+        if epoch or step:
+            return f"would go on at epoch {epoch + 1}" + (f", step {step + 1}" if step else "")
+        return "would be computed"
+
+    def of_other_code(self, result: Mapping[str, Any]) -> str:
+        """ " (computed at commit X, this is Y)", or nothing where they are the same."""
+        theirs = result.get("commit")
+        if theirs == self.commit:
+            return ""
+        return f" (computed at commit {theirs}, this is {self.commit})"
+
+    def progress(self) -> tuple[int, int]:
+        """Epochs, and steps of the next one, after which resuming would go on."""
+        saved = _load_resume(self.folder / "resume.pt", mmap=True) or {}  # mmap: only the numbers
+        return saved.get("epoch", 0), saved.get("step", 0)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder; a second process waits. The lock of a dead process is free."""
@@ -133,15 +156,10 @@ class Run:
         Raises:
             ValueError: the file is broken (not by us: it is replaced in one step).
         """
-        path = self.folder / "resume.pt"
-        if not path.exists():
-            return None
-        try:
-            saved = torch.load(path, weights_only=True)
+        saved = _load_resume(self.folder / "resume.pt")
+        if saved is not None:
             self._before = saved["seconds"]
-            return saved
-        except Exception as error:  # pickle's own errors have no common type
-            raise ValueError(f"{path} is broken: delete it to start this run over") from error
+        return saved
 
     def write_rows(self, rows: list[dict[str, Any]]) -> None:
         """metrics.jsonl, one row per epoch; no clock in it, so that it repeats bit for bit."""
@@ -170,19 +188,51 @@ class Run:
         return whole
 
 
+def _load_resume(path: Path, mmap: bool = False) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        saved = torch.load(path, weights_only=True, mmap=mmap)
+        saved["seconds"], saved["epoch"], saved["step"]
+        return saved
+    except Exception as error:  # pickle's own errors have no common type
+        raise ValueError(f"{path} is broken: delete it to start this run over") from error
+
+
+def held(folder: Path) -> bool:
+    """Whether a living process computes in this folder; the lock of a dead one is free."""
+    lock = folder / ".lock"
+    if not lock.is_file():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # a place that can't be written to: nobody computes there
+        return False
+
+
 def read_result(folder: Path) -> dict[str, Any] | None:
     """What a finished run says, or None.
 
     Raises:
-        ValueError: the file is broken.
+        ValueError: the file is broken, or of another version.
     """
     path = folder / "result.json"
-    if not path.exists():
-        return None
     try:
-        return json.loads(path.read_text())
+        result = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
     except ValueError as error:
         raise ValueError(f"{path} is broken: delete it to compute this run again") from error
+    if not isinstance(result, dict) or result.get("schema") != SCHEMA:
+        schema = result.get("schema") if isinstance(result, dict) else None
+        raise ValueError(
+            f"{path} has schema {schema}; this version reads {SCHEMA}: use the version that wrote "
+            f"it, another runs_dir=..., or delete it to compute this run again"
+        )
+    return result
 
 
 def newest(runs_dir: str | Path, fits: Any, advice: str) -> Path:

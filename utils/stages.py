@@ -31,6 +31,10 @@ from utils.tracking import NoLogger, WandB
 DATASETS = ("digits", "cifar10", "cifar100", "svhn", "mnist", "imagefolder", "fake")
 
 
+class NotYet(Exception):
+    """A stage has no name yet: it depends on what an unfinished one will be."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a stage computed."""
@@ -40,22 +44,37 @@ class Outcome:
     facts: dict[str, Any]  # what result.json says beyond what is counted here
 
 
-def complete(cfg: DictConfig, run: Run, work: Callable[[WandB | NoLogger], Outcome]) -> Path:
-    """Return the finished stage's folder: at once if it is done, else after `work`."""
+@dataclass(frozen=True)
+class Stage:
+    """What a config asks for, named: nothing is computed, and nothing written, before `work`."""
+
+    run: Run
+    work: Callable[[WandB | NoLogger], Outcome]
+    leaves: Checkpoint  # what it will save, but for the weights and the channels kept
+    seed: int
+    parent: "Parent | None"
+    epochs: int | None = None  # None: nothing is trained
+    preview: Callable[[], Any] | None = None  # shows more of what `work` would do
+
+
+def complete(cfg: DictConfig, stage: Stage) -> Path:
+    """Return the finished stage's folder: at once if it is done, else after its work."""
+    run = stage.run
     if cfg.dry_run:
-        print(f"{run.folder} {'is finished' if run.result else 'would be computed'}")
+        print(f"{run.folder} {run.status()}")
         return run.folder
+    if (done := run.result) is not None:  # nothing is written: the folder may be read-only
+        return _finished(run, done)
     threads = torch.get_num_threads()  # resuming may set another number, for this run only
     with run.locked():
-        if run.result is not None:
-            print(f"{run.folder} is finished")
-            return run.folder
-        config = plain(cfg)
-        run.write("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        if (done := run.result) is not None:  # by the process we waited for
+            return _finished(run, done)
+        config = _with_parent(plain(cfg), stage)
+        run.write("config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
         logger = instantiate(cfg.logger, _convert_="all")
         logger.start(run.folder, run.name, run.row, run.stage, config)
         try:
-            result = _finish(run, work(logger), config)
+            result = _finish(run, stage.work(logger), config)
             logger.finish(result)
         finally:
             logger.close()
@@ -66,6 +85,19 @@ def complete(cfg: DictConfig, run: Run, work: Callable[[WandB | NoLogger], Outco
         f"{result['macs']:,} MACs"
     )
     return run.folder
+
+
+def _finished(run: Run, result: dict[str, Any]) -> Path:
+    """Say so; and whether other code than this computed it."""
+    print(f"{run.folder} is finished{run.of_other_code(result)}")
+    return run.folder
+
+
+def _with_parent(config: dict[str, Any], stage: Stage) -> dict[str, Any]:
+    """The config with the parent that was found, so that an unfinished folder tells it, too."""
+    if config.get("ckpt") is not None or stage.parent is None or stage.parent.folder is None:
+        return config
+    return {**config, "ckpt": str(stage.run.folder.with_name(stage.parent.folder))}
 
 
 def _finish(run: Run, outcome: Outcome, config: dict[str, Any]) -> dict[str, Any]:
@@ -179,6 +211,14 @@ class Parent:
     label: str
     row: str  # the label without the seed
     facts: dict[str, Any]  # what its result.json says, or {}
+
+    @classmethod
+    def of(cls, stage: Stage) -> "Parent":
+        """A stage as its followers see it; of an unfinished one only what names them."""
+        run = stage.run
+        if run.result is not None:
+            return cls.open(run.folder)
+        return cls(stage.leaves, run.name, run.name, run.label, run.row, {"seed": stage.seed})
 
     @classmethod
     def open(cls, path: Path) -> "Parent":
