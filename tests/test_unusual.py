@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from blocks import BLOCKS, Block, unit
+from odd import Odd, Variant, X, cuttable, mean
 from slimming import trace
-from test_graph import Odd, Variant, X, cuttable, mean
 from zoo import conv
 
 

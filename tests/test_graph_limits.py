@@ -1,0 +1,446 @@
+"""What is not found, why it stays, and what can't be traced: one sentence each."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torch.nn.utils.parametrizations as parametrizations
+from torch import nn
+
+from helpers import random_plan, randomise
+from odd import Odd, OwnConv, OwnNorm, Variant, X, cuttable, mean, zoo
+from slimming import compensate, slim, trace, verify
+from slimming.builder import fit_shapes
+from slimming.planner import predict
+from utils.cost import count_macs
+from zoo import ZOO, Head, Residual, block, chain, conv
+
+ROOT = Path(__file__).parents[1]
+
+
+REFUSED = {
+    "output": (lambda: Odd(lambda s, x: x), "it is the network's output"),
+    "layer norm": (
+        lambda: Odd(lambda s, x: mean(s, s.norm(x)), norm=nn.LayerNorm([8, 8, 8])),
+        "LayerNorm 'norm' may mix its channels",
+    ),
+    "group norm": (
+        lambda: Odd(lambda s, x: mean(s, s.norm(x)), norm=nn.GroupNorm(2, 8)),
+        "GroupNorm 'norm' may mix its channels",
+    ),
+    "softmax": (
+        lambda: Odd(lambda s, x: mean(s, F.softmax(x, dim=1))),
+        "'softmax' mixes its channels",
+    ),
+    "size written as a number": (
+        lambda: Odd(lambda s, x: s.fc(x.view(-1, 512)), 512),
+        "its size 512 is written as a number in 'view'",
+    ),
+    "size hidden in a product": (
+        lambda: Odd(lambda s, x: s.fc(x.reshape(-1, 8 * x.size(2) * x.size(3))), 512),
+        "its size 512 is written as a number in 'reshape'",
+    ),
+    "half of the channels by number": (
+        lambda: Odd(lambda s, x: mean(s, torch.cat([x[:, :4], x[:, 4:]], 1))),
+        "'getitem' picks channels by numbers written in the code",
+    ),
+    "split by number": (
+        lambda: Odd(lambda s, x: mean(s, torch.cat(torch.split(x, 4, dim=1), 1))),
+        "a size is written as a number in 'split'",
+    ),
+    "unequal parts": (
+        lambda: Odd(lambda s, x: mean(s, torch.cat(x.chunk(3, 1), 1))),
+        "'chunk' splits its channels unequally",
+    ),
+    "number of channels": (
+        lambda: Odd(lambda s, x: mean(s, x / x.size(1))),
+        "'truediv' computes with the number of channels",
+    ),
+    "softmax layer": (
+        lambda: Odd(lambda s, x: mean(s, s.act(x)), act=nn.Softmax(1)),
+        "'act' mixes its channels",
+    ),
+    "one channel by number": (
+        lambda: Odd(lambda s, x: s.fc(x[:, 0].flatten(1)), 64),
+        "'getitem' picks channels by numbers written in the code",
+    ),
+    "every second channel": (
+        lambda: Odd(lambda s, x: mean(s, torch.cat([x[:, ::2], x[:, 1::2]], 1))),
+        "'getitem' picks channels by numbers written in the code",
+    ),
+    "positions by the number of channels": (
+        lambda: Odd(lambda s, x: mean(s, x[:, :, : x.size(1) - 1])),
+        "'getitem' picks positions by the number of channels",
+    ),
+    "channels taken apart": (
+        lambda: Odd(lambda s, x: s.fc(x.unbind(1)[0].flatten(1)), 64),
+        "'unbind' takes its channels apart",
+    ),
+    "channels padded by their mirror": (
+        lambda: Odd(lambda s, x: s.fc(F.pad(x.mean((2, 3)), (1, 1), mode="reflect")), 10),
+        "'pad' pads its channels",
+    ),
+    "stretched to a number": (
+        lambda: Odd(lambda s, x: mean(s, x * x.amax((2, 3), True).expand(-1, 8, 8, 8))),
+        "its size 8 is written as a number in 'expand'",
+    ),
+    "one channel stretched over all": (
+        lambda: Odd(
+            lambda s, x: mean(s, x * s.one(x).expand(-1, x.size(1), -1, -1)), one=conv(8, 1)
+        ),
+        "'mul' combines it with a tensor of a fixed size",
+    ),
+    "shifted channels": (
+        lambda: Odd(lambda s, x: mean(s, x.roll(1, 1))),
+        "the operation 'roll' may mix its channels",
+    ),
+    "einsum": (
+        lambda: Odd(lambda s, x: s.fc(torch.einsum("nchw->nc", x))),
+        "the operation 'einsum' may mix its channels",
+    ),
+    "normalised to length 1": (
+        lambda: Odd(lambda s, x: mean(s, F.normalize(x, dim=1))),
+        "the operation 'normalize' may mix its channels",
+    ),
+    "instance norm": (
+        lambda: Odd(lambda s, x: mean(s, s.norm(x) ** 2), norm=nn.InstanceNorm2d(8)),
+        "InstanceNorm2d 'norm' may mix its channels",
+    ),
+    "functional BatchNorm": (
+        lambda: Odd(lambda s, x: mean(s, F.batch_norm(x, s.bn.running_mean, s.bn.running_var))),
+        "the operation 'batch_norm' may mix its channels",
+    ),
+    "transposed groups": (
+        lambda: Odd(lambda s, x: mean(s, s.up(x)), up=nn.ConvTranspose2d(8, 8, 2, 2, groups=8)),
+        "'up' is a transposed convolution with groups, which are left alone",
+    ),
+    "attention": (
+        lambda: Odd(
+            lambda s, x: s.fc(s.mix(*3 * [x.flatten(2).transpose(1, 2)])[0].mean(1)),
+            mix=nn.MultiheadAttention(8, 2, batch_first=True),
+        ),
+        "MultiheadAttention 'mix' may mix its channels",
+    ),
+    "mean over channels": (
+        lambda: Odd(lambda s, x: s.fc((x * x.mean(1, keepdim=True)).mean((2, 3)))),
+        "'mean' mixes its channels",
+    ),
+    "mean over everything": (
+        lambda: Odd(lambda s, x: mean(s, x - x.mean())),
+        "'mean' mixes its channels",
+    ),
+    "pooling over channels": (
+        lambda: Odd(lambda s, x: s.fc(F.avg_pool1d(x.mean((2, 3)), 3, 1, 1))),
+        "'avg_pool1d' runs over a dimension of channels",
+    ),
+    "squeeze of everything": (
+        lambda: Odd(lambda s, x: s.fc(F.adaptive_avg_pool2d(x, 1).squeeze())),
+        "'squeeze' would remove the dimension of channels if one were left",
+    ),
+    "parameter of a fixed size": (
+        lambda: Odd(lambda s, x: mean(s, x * s.scale.weight), scale=nn.LayerNorm([8, 1, 1])),
+        "'mul' combines it with a tensor of a fixed size",
+    ),
+    "functional convolution": (
+        lambda: Odd(lambda s, x: mean(s, F.conv2d(x, s.other.weight)), other=conv(8, 8, 1)),
+        "the operation 'conv2d' may mix its channels",
+    ),
+    "weight used outside its layer": (
+        lambda: Odd(lambda s, x: mean(s, x) + s.fc.weight.sum()),
+        "'fc.weight' is also used outside its layer",
+    ),
+    "own forward": (
+        lambda: Odd(lambda s, x: mean(s, s.own(x)), own=OwnConv(8, 8, 1)),
+        "'own' computes something of its own (OwnConv has its own forward)",
+    ),
+    "pooling with indices": (
+        lambda: Odd(lambda s, x: mean(s, s.pool(x)[0]), pool=nn.MaxPool2d(2, return_indices=True)),
+        "MaxPool2d 'pool' may mix its channels",
+    ),
+    "fixed size beside it": (
+        lambda: Odd(lambda s, x: mean(s, x + torch.ones(8, 1, 1, device=x.device))),
+        "'add' combines it with a tensor of a fixed size",
+    ),
+    "attention over positions": (
+        lambda: Odd(
+            lambda s, x: mean(s, torch.matmul(x, x.transpose(2, 3))),
+        ),
+        "the operation 'matmul' may mix its channels",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(REFUSED))
+def test_what_stays_is_listed_with_its_true_reason(name):
+    make, reason = REFUSED[name]
+    graph = trace(make(), X)
+    assert graph.gates == {}
+    assert graph.fixed == {"bn": reason}
+    (row,) = graph.explain()
+    assert row == {"gate": "bn", "channels": 8, "how": f"stays: {reason}", "with": []}
+
+
+def test_what_is_tied_to_what_stays_stays():
+    model = Odd(lambda s, x: x + s.bn2(s.conv2(x)), conv2=conv(8, 8), bn2=nn.BatchNorm2d(8))
+    assert trace(model, X).fixed == dict.fromkeys(("bn", "bn2"), "it is the network's output")
+    model = Odd(
+        lambda s, x: mean(s, s.bn2(torch.cat([x, s.inner(x).softmax(1)], 1))),
+        features=16,
+        inner=chain(conv(8, 8), nn.BatchNorm2d(8)),
+        bn2=nn.BatchNorm2d(16),
+    )
+    graph = cuttable(model)
+    assert graph.fixed["inner.1"] == "'softmax' mixes its channels"
+    assert graph.selecting == ("bn2",)
+
+
+def test_a_norm_without_gamma_and_one_that_is_never_called_are_listed():
+    graph = zoo("BatchNorm without gamma")
+    assert graph.fixed == dict.fromkeys(("4", "9"), "it has no gamma to score by")
+    model = Odd(mean, unused=nn.BatchNorm2d(4))
+    assert trace(model, X).fixed == {"unused": "forward never calls it"}
+
+
+def test_a_subclass_with_its_own_forward_stays_and_the_rest_is_found():
+    for own in (OwnConv(8, 8, 1), OwnNorm(8)):
+        model = Odd(lambda s, x: mean(s, s.bn2(s.conv2(s.own(x)))), own=own)
+        model.conv2, model.bn2 = conv(8, 8), nn.BatchNorm2d(8)
+        graph = trace(model, X)
+        assert list(graph.gates) == ["bn2"]
+        assert "its own forward" in graph.fixed["bn"]
+
+
+def test_a_subclass_that_only_sets_options_is_a_convolution():
+    class Conv3x3(nn.Conv2d):
+        def __init__(self, num_in, num_out):
+            super().__init__(num_in, num_out, 3, padding=1)
+
+    assert list(
+        cuttable(Head(lambda x: x.mean((2, 3)), 9, chain(Conv3x3(3, 9), nn.BatchNorm2d(9)))).gates
+    )
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [parametrizations.weight_norm, parametrizations.spectral_norm],
+)
+def test_computed_weights_stay(wrap):
+    model = Head(lambda x: x.mean((2, 3)))
+    model.body[3] = wrap(model.body[3])
+    graph = cuttable(model)
+    assert graph.fixed == {"body.1": "'body.3.weight' is computed from other tensors"}
+    assert predict(graph, {})[1] == count_macs(model, (3, 8, 8))
+    assert graph.selecting == ("body.4",)  # the convolution stays whole, its norm selects
+
+
+def tied() -> nn.Module:
+    model = Head(lambda x: x.mean((2, 3)), 6, chain(*block(3, 6), *block(6, 6), *block(6, 6)))
+    model.body[3].weight = model.body[6].weight
+    return randomise(model).double()
+
+
+def test_layers_that_share_a_weight_are_cut_alike():
+    model = tied()
+    graph = cuttable(model)
+    assert not graph.fixed and not graph.selecting and graph.num_channels == 6
+    x = torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    keep = random_plan(graph, 0.5)
+    thin = slim(model, graph, keep)
+    assert thin.body[3].weight is thin.body[6].weight
+    assert verify(model, graph, keep, thin, x).holds
+    assert sum(p.numel() for p in thin.parameters()) == keep.params
+    for mode in ("bias", "expected", "refit"):
+        rows = compensate(model, graph, keep, slim(model, graph, keep), [x], mode)
+        assert {row.layer for row in rows} == (
+            {"fc"} if mode == "refit" else {"body.3", "body.6", "fc"}
+        )
+    loaded = tied()
+    fit_shapes(loaded, thin.state_dict())
+    loaded.load_state_dict(thin.state_dict())
+    assert loaded.body[3].weight is loaded.body[6].weight
+    assert torch.equal(loaded.eval()(x), thin.eval()(x))
+
+
+def test_layers_that_share_a_bias_stay_whole_and_their_norms_select():
+    model = tied()
+    model.body[3].bias = model.body[6].bias
+    graph = cuttable(model)
+    assert graph.selecting == ("body.4", "body.7")
+    assert ("body.3.weight", 0) not in graph.dims and ("body.3.bias", 0) not in graph.dims
+
+
+class Conditional(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_network_that_cant_be_copied_is_one_sentence():
+    model = Head(lambda x: x.mean((2, 3)))
+    model.body[3] = nn.utils.weight_norm(model.body[3])  # the old kind, after a forward pass
+    model(X)
+    with pytest.raises(ValueError, match="Head can't be copied: Only Tensors"):
+        trace(model, X)
+
+
+def test_control_flow_on_data_is_one_sentence():
+    with pytest.raises(ValueError, match=r"Conditional can't be traced: .*Control flow") as caught:
+        trace(Conditional(), X)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("example", [torch.zeros(1, 4, 8, 8), torch.zeros(1, 3), (X, X), [3]])
+def test_an_input_of_the_wrong_shape_is_one_sentence(example):
+    with pytest.raises(ValueError, match=r"Head can't take an input of shape \[") as caught:
+        trace(Head(lambda x: x.mean((2, 3))), example)
+    assert "\n" not in str(caught.value)
+
+
+class NoForward(nn.Module):
+    pass
+
+
+def looped(x):
+    for _ in range(x.size(2)):
+        x = x + 1
+    return x
+
+
+HOPELESS = {
+    "no forward": (NoForward, X),
+    "a loop over a size": (lambda: Variant(looped), X),
+    "a number taken out": (lambda: Variant(lambda x: x * float(x.mean())), X),
+    "numpy": (lambda: Variant(lambda x: torch.from_numpy(x.detach().numpy())), X),
+    "no such attribute": (Variant, X),
+    "sizes not known yet": (lambda: chain(nn.LazyConv2d(6, 3), nn.Flatten()), X),
+    "a script": (lambda: torch.jit.script(chain(*block(3, 6))), X),
+    "no tensor": (lambda: Variant(F.relu), None),
+    "words": (lambda: Variant(F.relu), "picture"),
+    "whole numbers": (lambda: Variant(F.relu), torch.zeros(2, 3, 8, 8, dtype=torch.long)),
+    "no dimensions": (lambda: Variant(F.relu), torch.tensor(1.0)),
+    "no batch": (lambda: Variant(F.relu), torch.zeros(3, 8, 8)),
+    "too small": (lambda: chain(nn.Conv2d(3, 4, 5), nn.BatchNorm2d(4)), torch.zeros(1, 3, 2, 2)),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", list(HOPELESS))
+def test_what_cant_be_traced_is_one_sentence_and_stays_as_it_was(name):
+    make, example = HOPELESS[name]
+    model = make()
+    flags, values = [m.training for m in model.modules()], [id(p) for p in model.parameters()]
+    attributes, draws = [set(m.__dict__) for m in model.modules()], torch.get_rng_state()
+    with pytest.raises(ValueError, match=r" can't (be traced|be copied|take an input)") as caught:
+        trace(model, example)
+    assert "\n" not in str(caught.value)
+    assert [m.training for m in model.modules()] == flags
+    assert [set(m.__dict__) for m in model.modules()] == attributes
+    assert [id(p) for p in model.parameters()] == values
+    assert torch.equal(torch.get_rng_state(), draws)
+
+
+class KeepsItsMap(Variant):
+    """Remembers things while it runs; with options, and a dictionary as input."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, batch, scale=1.0, *, noise=False):
+        self.calls += 1
+        self.map = self.body(batch["x"][0] + torch.randn_like(batch["x"][0]))
+        return self.fc((self.map * scale).mean((2, 3)))
+
+
+def test_tracing_runs_nothing_on_the_users_network():
+    model = KeepsItsMap().train()
+    model.body.eval()
+    seen = []
+    model.register_forward_hook(lambda *_: seen.append(1))
+    model.body[0].register_forward_pre_hook(lambda *_: seen.append(1))
+    draws = torch.get_rng_state()
+    graph = trace(model, {"x": [X]})
+    assert list(graph.gates) == ["body.1"]
+    assert model.calls == 0 and not hasattr(model, "map")
+    assert model.training and not model.body.training and not model.body[1].training
+    assert torch.equal(torch.get_rng_state(), draws)
+
+
+def test_a_module_under_two_names_is_one():
+    twice = chain(*block(3, 6), *2 * [conv(6, 6), nn.BatchNorm2d(6), nn.ReLU()])
+    graph = cuttable(Head(lambda x: x.mean((2, 3)), 6, twice))
+    assert torch.equal(graph.gates["body.1"], graph.gates["body.4"])
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_any_precision_and_device_gives_the_same_graph(device, kind):
+    model = Residual().to(device, kind)
+    graph = trace(model, torch.zeros(1, 3, 8, 8, device=device, dtype=kind))
+    assert graph.fingerprint == zoo("residual").fingerprint
+    assert {(p.device.type, p.dtype) for p in model.parameters()} == {(device, kind)}
+
+
+def test_wrappers_are_refused_in_one_sentence():
+    model = Head(lambda x: x.mean((2, 3)))
+    with pytest.raises(ValueError, match=r"DataParallel\(\.\.\.\)\.module"):
+        trace(nn.DataParallel(model), X)
+    with pytest.raises(ValueError, match=r"compiled\._orig_mod"):
+        trace(torch.compile(model), X)
+
+
+def test_sync_batchnorm_is_found_also_when_processes_are_connected():
+    script = """
+import sys
+import torch, torch.distributed as dist
+from torch import nn
+from slimming import trace
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+dist.get_world_size = lambda group=None: 2
+model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.SyncBatchNorm(4), nn.Flatten(), nn.Linear(16, 2))
+assert list(trace(model.train(), torch.zeros(2, 3, 4, 4)).gates) == ["1"]
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60, cwd=ROOT)
+
+
+def test_layers_called_with_keywords():
+    model = Odd(lambda s, x: s.fc(input=s.conv2(input=x).mean(dim=(2, 3))), conv2=conv(8, 8))
+    assert list(cuttable(model).gates) == ["bn"]
+
+
+def test_parts_that_follow_the_number_of_channels_are_cut_at_equal_places():
+    assert zoo("halves by slicing").gates["body.4"].tolist() == [6, 7, 8, 9] * 2
+    assert zoo("three quarters").gates["body.4"].tolist() == [6, 7] * 4
+    assert zoo("gated halves").num_channels == 6 + 4 + 3
+    assert zoo("pixel shuffle").gates["4"].tolist() == [6] * 4 + [7] * 4
+    assert zoo("channel shuffle").gates["4"].tolist() == [6, 6, 7, 7] * 2  # by groups behind it
+
+
+def test_a_slope_for_each_channel_is_cut_along():
+    graph = zoo("a channel-wise slope")
+    assert torch.equal(graph.dims["2.weight", 0], graph.gates["1"])
+    assert ("5.weight", 0) not in graph.dims  # one slope for all
+
+
+@pytest.mark.parametrize("keyword", ["prune", "keep"])
+def test_a_shortcut_padded_with_zeros_keeps_its_stream(keyword):
+    make, shape = ZOO["PaddedShortcut"]
+    graph = trace(make(), torch.zeros(1, *shape), coupled=keyword)
+    assert list(graph.gates) == ["inner.1"] and set(graph.fixed) == {"stem.1", "last.1"}
+
+
+def test_several_inputs():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = chain(*block(3, 6)), chain(*block(2, 6))
+            self.fc = nn.Linear(6, 5)
+
+        def forward(self, x, y):
+            return self.fc((self.a(x) * self.b(y)).mean((2, 3)))
+
+    graph = cuttable(Two(), (X, torch.randn(2, 2, 8, 8)))
+    assert torch.equal(graph.gates["a.1"], graph.gates["b.1"])
