@@ -20,8 +20,15 @@ from torch import Tensor
 
 from utils import folders, sources
 from utils.augment import augment, channel_stats, normalise
-from utils.seeding import mix
 from utils.sources import Split
+from utils.splits import (
+    carve,
+    generator_of,
+    order_of_epoch,
+    order_of_sample,
+    set_aside,
+    steps_per_epoch,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,14 +63,8 @@ class Data:
         return replace(self, **tensors, **splits)
 
     def steps(self, batch_size: int) -> int:
-        """Training batches per epoch. BatchNorm can't train on one image: no batch for a single
-        one left over."""
-        if batch_size < 1:
-            raise ValueError(f"a batch holds at least 1 image; got batch_size {batch_size}")
-        full, rest = divmod(len(self.train), batch_size)
-        if full + (rest > 1) == 0:
-            raise ValueError(f"training needs at least 2 images; {self.name} has {len(self.train)}")
-        return full + (rest > 1)
+        """Training batches per epoch."""
+        return steps_per_epoch(self.name, len(self.train), batch_size)
 
     def train_batches(
         self, batch_size: int, *, seed: int, epoch: int, start: int = 0
@@ -74,8 +75,7 @@ class Data:
         `start=k` yields exactly what comes after the first k batches, without drawing those.
         """
         assert start >= 0
-        order = torch.randperm(len(self.train), generator=_generator(seed, epoch, "order"))
-        order = order.to(self.train.images.device)
+        order = order_of_epoch(len(self.train), seed, epoch).to(self.train.images.device)
         for step in range(start, self.steps(batch_size)):
             chosen = order[step * batch_size : (step + 1) * batch_size]
             images = augment(
@@ -85,7 +85,7 @@ class Data:
                 pad=self.pad,
                 flip=self.flip,
                 pad_raw=self.pad_raw,
-                generator=_generator(seed, epoch, step),
+                generator=generator_of(seed, epoch, step),
             )
             yield images, self.train.labels[chosen]
 
@@ -100,10 +100,7 @@ class Data:
 
         Raises ValueError, at the call, when there are fewer than n.
         """
-        if not 0 <= n <= len(self.train):
-            raise ValueError(f"{n} training images asked for; there are {len(self.train)}")
-        order = torch.randperm(len(self.train), generator=_generator(seed, "sample"))[:n]
-        order = order.to(self.train.images.device)
+        order = order_of_sample(len(self.train), n, seed).to(self.train.images.device)
         return (
             normalise(self.train.images[order[i : i + batch_size]], self.mean, self.std)
             for i in range(0, n, batch_size)
@@ -131,7 +128,7 @@ def digits(**options: Unpack[Options]) -> Data:
     raw = load_digits()
     images = torch.from_numpy(raw.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)
     whole = Split(images, torch.from_numpy(raw.target).long())
-    train, test = _carve(whole, 797, _generator("the test set of digits"))
+    train, test = carve(whole, 797, generator_of("the test set of digits"))
     return _build("digits", train, test, sources.DIGITS, **{"pad": 1, "flip": False} | options)
 
 
@@ -183,7 +180,8 @@ def imagefolder(
     With both, `val` is the validation split and `val_size` must be 0. With one of them, whichever
     it is, it is the test split, and `val_size` images of `train` may be set aside to validate on.
     `size` resizes every image's shorter side to it and crops the centre; without it they must all
-    have one size. `channels` is 3 (colour) or 1 (grey). All of them must fit into memory.
+    have one size. `channels` is 3 (colour) or 1 (grey). All of them must fit into memory;
+    `utils.streaming.imagenet` reads them from the disk as it goes.
     """
     base = Path(root).expanduser()
     if channels not in (1, 3):
@@ -221,12 +219,12 @@ def fake(
             "fake data needs images, of at least 1 pixel and 1 channel, in at least 2 classes; got "
             f"{num_train=}, {num_test=}, {size=}, {channels=}, {num_classes=}"
         )
-    coarse = torch.randn(num_classes, channels, 4, 4, generator=_generator("fake", seed))
+    coarse = torch.randn(num_classes, channels, 4, 4, generator=generator_of("fake", seed))
     patterns = F.interpolate(coarse, size=(size, size), mode="bilinear")
 
     def draw(n: int, split: str) -> Split:
         labels = torch.arange(n) % num_classes
-        noise = torch.randn(n, channels, size, size, generator=_generator("fake", seed, split))
+        noise = torch.randn(n, channels, size, size, generator=generator_of("fake", seed, split))
         images = 128 + 40 * patterns[labels] + 40 * noise
         return Split(images.clamp(0, 255).to(torch.uint8), labels)
 
@@ -250,17 +248,10 @@ def _build(
     """Checks the options, measures mean and deviation, sets the validation split aside."""
     if pad < 0:
         raise ValueError(f"data.pad is a number of pixels, 0 or more; got {pad}")
-    if not 0 <= val_size < len(train):
-        raise ValueError(
-            f"data.val_size is how many of the {len(train)} training images to validate on, "
-            f"from 0 to {len(train) - 1}; got {val_size}"
-        )
-    # Before the split is carved: the same images are normalised the same way with and without it.
+    rest, aside = set_aside(train, val_size, split_seed)
+    # Of all of them: the same images are normalised the same way with and without the split.
     mean, std = channel_stats(train.images)
-    if val_size:
-        train, val = _carve(train, val_size, _generator("val", split_seed))
-    elif val is None:
-        val = Split(test.images[:0], test.labels[:0])
+    train, val = rest, aside if val is None else val
     options = [classes, mean.tolist(), std.tolist(), pad, flip, pad_raw]
     digest = _fingerprint(options, train, val, test)
     return Data(name, train, val, test, classes, mean, std, pad, flip, pad_raw, digest)
@@ -273,22 +264,3 @@ def _fingerprint(options: list, *splits: Split) -> str:
         digest.update(split.images.contiguous().numpy())
         digest.update(split.labels.contiguous().numpy())
     return digest.hexdigest()
-
-
-def _carve(whole: Split, count: int, generator: torch.Generator) -> tuple[Split, Split]:
-    """(rest, chosen): `count` images at random, from every class in proportion to its size."""
-    sizes = torch.bincount(whole.labels)
-    quotas = sizes * count // len(whole)
-    # Whole numbers leave some over; they go to the classes that were rounded down the most.
-    most_short = (sizes * count % len(whole)).argsort(descending=True, stable=True)
-    quotas[most_short[: count - int(quotas.sum())]] += 1
-    chosen = torch.zeros(len(whole), dtype=torch.bool)
-    for label, quota in enumerate(quotas.tolist()):
-        members = (whole.labels == label).nonzero().squeeze(1)
-        chosen[members[torch.randperm(len(members), generator=generator)[:quota]]] = True
-    parts = (Split(whole.images[mask], whole.labels[mask]) for mask in (~chosen, chosen))
-    return tuple(parts)
-
-
-def _generator(*parts: int | str) -> torch.Generator:
-    return torch.Generator().manual_seed(mix(*parts))

@@ -6,6 +6,7 @@ these decode options; whenever something differs or it can't be read, the images
 
 import hashlib
 import json
+import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,6 +34,7 @@ class Tree:
     folder: Path
     classes: tuple[str, ...]
     files: list[str]  # "<class>/<image>", sorted by class, then name
+    sizes: Tensor  # int64 (N,), bytes
     labels: Tensor  # int64 (N,)
     stamp: str  # changes when a file is added, removed, renamed or written
 
@@ -52,7 +54,7 @@ def scan(folder: Path) -> Tree:
     if len(classes) < 2:
         found = f"only the class folder {classes[0]}" if classes else "no class folders"
         raise ValueError(f"{folder} holds {found}; it needs one folder of images per class (>= 2)")
-    files, labels, stamp = [], [], hashlib.sha256()
+    files, sizes, labels, stamp = [], [], [], hashlib.sha256()
     for label, name in enumerate(classes):
         with os.scandir(folder / name) as entries:
             images = sorted((e for e in entries if _is_image(e)), key=lambda e: e.name)
@@ -64,8 +66,26 @@ def scan(folder: Path) -> Tree:
         files += [f"{name}/{e.name}" for e in images]
         labels += [label] * len(images)
         facts = [(name, e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in images]
+        sizes += [size for _, _, size, _ in facts]
         stamp.update(json.dumps(facts).encode())
-    return Tree(folder, tuple(classes), files, torch.tensor(labels), stamp.hexdigest())
+    numbers = torch.tensor(sizes), torch.tensor(labels)
+    return Tree(folder, tuple(classes), files, *numbers, stamp.hexdigest())
+
+
+def scan_all(folders: Sequence[Path]) -> list[Tree]:
+    """List several trees of the same classes.
+
+    Raises ValueError when one has other classes than the first, and as `scan` does.
+    """
+    trees = [scan(folder) for folder in folders]
+    first = trees[0]
+    for tree in trees[1:]:
+        if odd := sorted(set(tree.classes) ^ set(first.classes)):
+            raise ValueError(
+                f"{tree.folder} and {first.folder} must hold the same classes; "
+                f"only one of them has: {', '.join(odd)}"
+            )
+    return trees
 
 
 def read(
@@ -81,24 +101,17 @@ def read(
     `size` resizes the shorter side to it and cuts out the centre, size x size. Without it all
     images must measure `shape` (height, width), or the same as the first one.
 
-    Raises FileNotFoundError for a missing folder; ValueError when the folders have other classes
-    than the first one, when an image can't be read or has another size, and as `scan` does.
+    Raises ValueError when an image can't be read or has another size, when the images don't fit
+    into memory, and as `scan_all` does.
     """
     # All are listed before the first is decoded: a mistake shows within a second.
-    trees = [scan(folder) for folder in folders]
-    first = trees[0]
-    for tree in trees[1:]:
-        if odd := sorted(set(tree.classes) ^ set(first.classes)):
-            raise ValueError(
-                f"{tree.folder} and {first.folder} must hold the same classes; "
-                f"only one of them has: {', '.join(odd)}"
-            )
+    trees = scan_all(folders)
     parts = []
     for tree in trees:
         images = _images(tree, channels, size, shape)
         shape = (images.shape[2], images.shape[3])
         parts.append((images, tree.labels))
-    return parts, first.classes
+    return parts, trees[0].classes
 
 
 def _is_image(entry: os.DirEntry) -> bool:
@@ -136,7 +149,7 @@ def _decode_all(
     if size is None and shape is None:
         shape = decode(paths[0], channels, None).shape[1:]
     height, width = (size, size) if size is not None else shape
-    images = np.empty((len(paths), channels, height, width), np.uint8)
+    images = _room_for((len(paths), channels, height, width), tree.folder)
 
     def fill(i: int) -> None:
         image = decode(paths[i], channels, size)
@@ -153,6 +166,19 @@ def _decode_all(
         for _ in _watched(pool.map(fill, range(len(paths))), len(paths), tree.folder):
             pass
     return torch.from_numpy(images)
+
+
+def _room_for(shape: tuple[int, ...], folder: Path) -> np.ndarray:
+    """Checked first: a system that promises more memory than it has kills us while we fill it."""
+    needed = math.prod(shape)
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise ValueError(
+            f"the {shape[0]:,} images of {folder} need {needed / 1e9:.1f} GB of memory, and this "
+            f"machine has {there / 1e9:.1f}: make them smaller (data.size=<pixels>), or let "
+            "data=imagenet data.root=<folder> read train/ and val/ from the disk as it goes"
+        )
+    return np.empty(shape, np.uint8)
 
 
 def decode(path: Path, channels: int, size: int | None) -> np.ndarray:

@@ -9,7 +9,7 @@ from types import NoneType
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -17,7 +17,6 @@ from engine import evaluate
 from slimming import artifact
 from slimming.artifact import Checkpoint
 from slimming.sparsity import gammas
-from utils import data as datasets
 from utils import port
 from utils.cost import count
 from utils.data import Data
@@ -26,9 +25,11 @@ from utils.initial import weights_digest
 from utils.network import check_outputs
 from utils.recipe import Recipe
 from utils.runs import Run, newest, read_result
+from utils.streaming import Streamed
 from utils.tracking import NoLogger, WandB
 
-DATASETS = ("digits", "cifar10", "cifar100", "svhn", "mnist", "imagefolder", "fake")
+IN_MEMORY = ("digits", "cifar10", "cifar100", "svhn", "mnist", "imagefolder", "fake")
+DATASETS = (*(f"utils.data.{name}" for name in IN_MEMORY), "utils.streaming.imagenet")
 
 
 class NotYet(Exception):
@@ -142,24 +143,24 @@ def plain(node: Any) -> Any:
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
-def load_data(description: Mapping[str, Any], hardware: Hardware) -> Data:
+def load_data(description: Mapping[str, Any], hardware: Hardware) -> Data | Streamed:
     """The data set of a `data` config or of a checkpoint's history, on the training device.
 
-    Only the functions of `utils.data` can be named: a checkpoint may come from a stranger.
+    Only our own functions can be named: a checkpoint may come from a stranger.
     """
-    module, _, name = str(description.get("_target_", "")).rpartition(".")
-    if module != "utils.data" or name not in DATASETS:
+    target = str(description.get("_target_", ""))
+    if target not in DATASETS:
         raise ValueError(f"'{description.get('_target_')}' is none of our data sets")
     arguments = {key: value for key, value in description.items() if key != "_target_"}
-    return _load_data(name, json.dumps(arguments), hardware.device)
+    return _load_data(target, json.dumps(arguments), hardware.device)
 
 
 @functools.lru_cache(maxsize=2)  # the stages of a pipeline and the jobs of a sweep share it
-def _load_data(name: str, arguments: str, device: torch.device) -> Data:
+def _load_data(target: str, arguments: str, device: torch.device) -> Data | Streamed:
     try:
-        return getattr(datasets, name)(**json.loads(arguments)).to(device)
+        return get_object(target)(**json.loads(arguments)).to(device)
     except TypeError as error:
-        raise ValueError(f"data={name}: {error}") from error
+        raise ValueError(f"data={target.rpartition('.')[2]}: {error}") from error
 
 
 def recipe_of(cfg: DictConfig) -> Recipe:
