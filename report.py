@@ -1,10 +1,12 @@
-"""Finished runs -> one table and two pictures.
+"""Finished runs -> tables, plots, and one page that explains them.
 
     python report.py                        # runs/
     python report.py results/ only=cifar10
+    python report.py figures=pdf            # the plots as files, for a paper
 
-Writes report/ beside the runs: report.md, table.csv, report.json, gammas.png, widths.png. Only
-result.json is read (and model.pt, to time it): nothing is computed anew.
+Writes report/ beside the runs: index.html, report.md, table.csv, report.json, gammas.png,
+widths.png. Only result.json and metrics.jsonl are read (and model.pt, to time it): nothing is
+computed anew.
 """
 
 import json
@@ -12,79 +14,71 @@ from pathlib import Path
 
 from utils.cli import script
 
+FIGURES = ("pdf", "svg", "png")
+
 
 def report(cfg) -> Path:
     """Report the finished runs below `runs_dir`; return the path of report.md."""
     from rich.console import Console
 
-    from utils import plots, table
+    from utils import page, page_markdown, plots, table
     from utils.results import find_runs, write_text
 
+    if cfg.figures not in (None, *FIGURES):
+        raise ValueError(f"figures is one of {', '.join(FIGURES)}; got {cfg.figures!r}")
     root = Path(cfg.runs_dir)
     runs = table.choose(find_runs(root), cfg.only)
     if cfg.latency:
         _time(runs, tuple(cfg.allow))
-    chains, rows = table.chains(runs), table.rows(runs)
-    data = table.frame(rows)
+    story = plots.Story(runs)
+    data = table.frame(story.rows)
     folder = root / "report"
     folder.mkdir(exist_ok=True)
-    left_out = {
-        "gammas.png": plots.gammas(chains, folder / "gammas.png"),
-        "widths.png": plots.widths(chains, folder / "widths.png"),
-    }
-    drawn = {name: left for name, left in left_out.items() if (folder / name).exists()}
+    drawn = page.draw(story)
+    pictures = _pictures(drawn, folder)
+    if cfg.figures:
+        _figures(drawn, folder / "figures", cfg.figures)
     data.to_csv(folder / "table.csv", index=False)
     # Not by pandas, whose JSON has ten digits.
-    write_text(folder / "report.json", json.dumps(rows, indent=1) + "\n")
-    write_text(folder / "report.md", page(data, runs, drawn))
+    write_text(folder / "report.json", json.dumps(story.rows, indent=1) + "\n")
+    write_text(folder / "report.md", page_markdown.text(story.rows, runs, pictures))
+    write_text(folder / "index.html", page.page(story, drawn, _title(story)))
     console = Console(width=None if Console().is_terminal else 200)
     console.print(_terminal(data, narrow=console.width < 100))
-    print(f"{folder / 'report.md'} has this table, the pictures and the command of every run")
+    print(f"{folder / 'index.html'} explains it: open it in a browser; {folder / 'report.md'} too")
     return folder / "report.md"
 
 
-def page(data, runs: list[dict], pictures: dict[str, list[str]]) -> str:
-    """report.md: a table per recipe, the pictures, and how each run came to be.
-
-    Args:
-        data: DataFrame of `table.frame`.
-        pictures: file name -> what didn't fit into that picture.
-    """
-    from utils.summary import by_ratio
-    from utils.table import humane, markdown, over_seeds
-
-    lines = ["# Report", ""]
-    for recipe, part in data.groupby("recipe", sort=False, dropna=False):
-        lines += [f"## Recipe: {recipe}", "", "Test accuracy in %, step by step:", ""]
-        lines += [markdown(by_ratio(part)), "", "Every network:", "", markdown(humane(part)), ""]
-        if len(seeds := over_seeds(part)) < len(part):
-            lines += ["Mean and standard deviation over seeds:", "", markdown(seeds), ""]
-    lines += [
-        "Test accuracy is that of the last epoch. MACs are "
-        "multiply-accumulates of convolutions and matrix products for one image; `table.csv` "
-        "also has thop's count and 2 x MACs.",
-        "",
-    ]
-    timed_on = {_machine(run["latency"]["machine"]) for run in runs if run["latency"]}
-    if timed_on:
-        several = " Times of different machines can't be compared." if len(timed_on) > 1 else ""
-        lines += [f"Median ms per batch, timed on {'; '.join(sorted(timed_on))}.{several}", ""]
-    for picture, names in pictures.items():
-        note = [f"Not shown: {', '.join(names)}.", ""] if names else []
-        lines += [f"![{picture}]({picture})", "", *note]
-    lines += ["## Where each number is from", ""]
-    for run in runs:
-        lines.append(
-            f"- `{run['run']}`: `{run.get('command')}`, commit {run.get('commit')}, "
-            f"seed {run['seed']}, {run.get('finetune_recipe') or run.get('recipe')} recipe, "
-            f"{_machine(run.get('machine') or {})}, {run.get('seconds')} s"
-        )
-    return "\n".join(lines) + "\n"
+def _title(story) -> str:
+    """What all runs are about, as far as they agree."""
+    networks = {row["network"] for row in story.rows}
+    data = {row["data"] for row in story.rows}
+    network = networks.pop() if len(networks) == 1 else f"{len(networks)} networks"
+    return f"{network} on {data.pop() if len(data) == 1 else f'{len(data)} data sets'}"
 
 
-def _machine(machine: dict) -> str:
-    gpu = f"{machine['gpu']}, " if machine.get("gpu") else ""
-    return f"{gpu}{machine.get('cpu')} ({machine.get('threads')} threads)"
+def _pictures(drawn, folder: Path) -> dict[str, str]:
+    """Those of report.md: {file name: a note on what is not in it}."""
+    from utils.plots import save
+
+    notes = {}
+    for name in ("gammas", "widths"):
+        path = folder / f"{name}.png"
+        path.unlink(missing_ok=True)  # an older picture would be of other runs
+        if drawn[name].figure is not None:
+            save(drawn[name].figure, path)
+            notes[path.name] = drawn[name].note
+    return notes
+
+
+def _figures(drawn, folder: Path, kind: str) -> None:
+    from utils.plots import save
+
+    folder.mkdir(exist_ok=True)
+    made = {name: plot.figure for name, plot in drawn.items() if plot.figure is not None}
+    for name, figure in made.items():
+        save(figure, folder / f"{name}.{kind}")
+    print(f"{len(made)} figures as {kind} in {folder}")
 
 
 def _terminal(data, narrow: bool):

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from statistics import mean, stdev
 
 import pandas as pd
 import pytest
@@ -10,11 +11,13 @@ import pytest
 from door import ROOT, config, shell, tiny
 from evaluate import evaluate_checkpoint
 from pipeline import pipeline
-from report import page, report
+from report import report
 from train import train
-from utils import plots, table
+from utils import page_markdown, plots, table
+from utils.plots_gammas import gammas
+from utils.plots_layers import widths
 from utils.results import find_runs
-from utils.summary import by_ratio
+from utils.summary import apart, by_ratio, points
 
 SWEEP = ("epochs=1", "finetune.epochs=1", "compensate=bias")
 
@@ -38,14 +41,13 @@ def test_the_rows_tell_the_story_in_order(runs):
 
 
 def test_seeds_become_a_mean_with_its_spread_and_n(runs):
-    rows = table.frame(table.rows(find_runs(runs)))
-    merged = table.over_seeds(rows)
-    tests = 100 * rows[rows["step"] == "baseline"]["test"]
-    said = merged[merged["step"] == "baseline"]["test %"].item()
-    assert said == f"{tests.mean():.2f} ± {tests.std():.2f} (n = 2)"
-    assert merged["step"].value_counts()["fine-tuned"] == 2, "two ratios are two rows"
-    alone = merged[merged["step"] == "sparse"]["test %"].item()
-    assert "±" not in alone and "(n = 1)" in alone
+    rows = table.rows(find_runs(runs))
+    tests = [100 * row["test"] for row in rows if row["step"] == "baseline"]
+    said = by_ratio(rows).set_index("λ").loc["0", "trained"]
+    assert said == f"{mean(tests):.2f} ± {stdev(tests):.2f} (n = 2)"
+    assert len([point for point in points(rows) if point.what == "fine-tuned"]) == 2, "two ratios"
+    (alone,) = [point.percent() for point in points(rows) if point["step"] == "sparse"]
+    assert "±" not in alone and "n =" not in alone
 
 
 def test_every_number_is_the_results(runs):
@@ -141,7 +143,7 @@ def test_controls_and_other_recipes_are_not_called_fine_tuning():
 
 def test_no_table_of_the_page_mixes_recipes():
     runs = [made_up("a", "train"), made_up("b", "train", recipe="paper", strength=0)]
-    text = page(table.frame(table.rows(runs)), runs, {})
+    text = page_markdown.text(table.rows(runs), runs, {})
     fast, paper = text.split("## Where")[0].split("## Recipe: ")[1:]
     assert fast.startswith("fast") and "| a |" in fast and "| b |" not in fast
     assert paper.startswith("paper") and "| b |" in paper and "| a |" not in paper
@@ -150,16 +152,70 @@ def test_no_table_of_the_page_mixes_recipes():
 def test_a_mean_is_over_seeds_and_nothing_else():
     runs = [made_up(f"t{seed}", "train", seed=seed) for seed in (0, 1)]
     runs[1]["accuracy"] = {"test": 2 / 3, "val": None}
-    (mean,) = table.over_seeds(table.frame(table.rows(runs)))["test %"]
-    assert mean == "50.00 ± 23.57 (n = 2)"
-    longer = made_up("t2", "train", seed=0, epochs=99)
-    assert len(table.over_seeds(table.frame(table.rows([*runs, longer])))) == 2
-    other_mode = made_up("t3", "train", seed=0)
-    assert len(table.over_seeds(table.frame(table.rows([*runs, other_mode])))) == 3
+    assert trained(runs) == "50.00 ± 23.57 (n = 2)"
+    assert apart(table.rows(runs), table.paths(runs)) == []
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        ({"epochs": 99}, "train: epochs (1 / 99)"),
+        ({"config": {"data": {"_target_": "x", "pad": 3}}}, "train: data.pad (- / 3)"),
+        ({"config": {"model": {"depth": 7}}}, "train: model.depth (- / 7)"),
+        ({"precision": "bf16"}, "train: precision (- / bf16)"),
+        ({"seed": 0}, "one seed has several results (t0, t2, t1)"),
+    ],
+)
+def test_what_differs_in_more_than_its_seed_is_refused_and_the_setting_named(other, why):
+    runs = [made_up(f"t{seed}", "train", seed=seed) for seed in (0, 1)]
+    more = made_up("t2", "train", accuracy={"test": 0.9, "val": None}, **{"seed": 2, **other})
+    cell = trained([*runs, more])
+    assert "90.00" in cell.split(" / "), "shown by itself, in no mean"
+    (said,) = apart(table.rows([*runs, more]), table.paths([*runs, more]))
+    assert why in said and said.startswith("vgg11-w0.25 on digits, λ 0.01: trained differ in ")
+
+
+def test_what_follows_a_step_keeps_no_seed_out_of_its_mean():
+    """A plain cut is the same before any repair; what is repaired in two ways is two rows."""
+    runs = [made_up(f"t{seed}", "train", seed=seed) for seed in (0, 1)]
+    for seed, mode in ((0, "none"), (1, "bias")):
+        reached = {"cut": {"test": 0.25 + 0.25 * seed}, "recalibrated": {"test": 0.9}}
+        runs.append(
+            made_up(f"p{seed}", "prune", f"t{seed}", ratio=0.5, seed=seed, variants=reached,
+                    recalibrate=64, config={"compensate": mode})
+        )  # fmt: skip
+    line = by_ratio(table.rows(runs)).set_index("ratio").loc["0.5"]
+    assert line["cut"] == "37.50 ± 17.68 (n = 2)"
+    assert "±" not in line["cut + recalibrated"]
+
+
+def trained(runs: list[dict]) -> str:
+    (cell,) = by_ratio(table.rows(runs))["trained"]
+    return cell
+
+
+def test_networks_of_other_shape_are_not_averaged_in_size_either():
+    runs = [made_up(f"t{seed}", "train", seed=seed) for seed in (0, 1)]
+    runs += [
+        made_up(f"p{seed}", "prune", f"t{seed}", ratio=0.5, seed=seed, params=100 * (seed + 1),
+                config={"floor": floor}, variants={"cut": {"test": 0.2}})
+        for seed, floor in ((0, 1), (1, 0.5))
+    ]  # fmt: skip
+    assert by_ratio(table.rows(runs)).set_index("ratio").loc["0.5", "params"] == "100 / 200"
+
+
+def test_methods_have_lines_of_their_own():
+    runs = [made_up("t", "train", strength=0)]
+    for name in ("slimming", "l1_norm"):
+        runs.append(made_up(f"p-{name}", "prune", "t", ratio=0.5, method=name, strength=0))
+    text = by_ratio(table.rows(runs))
+    assert list(text["method"]) == ["-", "slimming", "l1_norm"] or list(text["method"]) == [
+        "-", "l1_norm", "slimming"
+    ]  # fmt: skip
 
 
 def test_the_summary_has_a_line_per_ratio_and_a_column_per_step(runs):
-    lines = by_ratio(table.frame(table.rows(find_runs(runs)))).set_index(["λ", "ratio"])
+    lines = by_ratio(table.rows(find_runs(runs))).set_index(["λ", "ratio"])
     assert list(lines.index) == [("0", "-"), ("2", "-"), ("2", "0.3"), ("2", "0.6")]
     said = json.loads(next(runs.glob("*r0.3-bias-rc2048-s0-*/result.json")).read_text())
     line = lines.loc[("2", "0.3")]
@@ -175,7 +231,7 @@ def test_the_summary_has_a_line_per_ratio_and_a_column_per_step(runs):
 
 def test_a_seed_with_two_values_shows_both():
     two = [made_up("f", "train"), made_up("g", "train", accuracy={"test": 0.5, "val": None})]
-    assert by_ratio(table.frame(table.rows(two)))["trained"].item() == "33.33 / 50.00"
+    assert by_ratio(table.rows(two))["trained"].item() == "33.33 / 50.00"
 
 
 def test_a_run_without_its_parent_still_has_a_row():
@@ -184,19 +240,25 @@ def test_a_run_without_its_parent_still_has_a_row():
 
 
 def test_pictures_say_what_they_leave_out_and_draw_nothing_of_nothing(tmp_path):
-    trainings = [[made_up(f"t{i}", "train", seed=i)] for i in range(8)]
-    assert plots.gammas(trainings, tmp_path / "gammas.png") == ["t6", "t7"]
-    assert plots.widths(trainings, tmp_path / "widths.png") == []
-    assert not (tmp_path / "widths.png").exists()
-    cut = [made_up("t8", "train"), made_up("p8", "prune", "t8", ratio=0.5)]
-    assert plots.gammas([*trainings, cut], tmp_path / "gammas.png") == ["t5", "t6", "t7"]
-    assert plots.widths([cut], tmp_path / "widths.png") == []
+    def strength(k: int) -> list[dict]:
+        return [made_up(f"t{k}", "train", strength=k / 100, seed=s) for s in (0, 1)]
+
+    trainings = [run for k in range(8) for run in strength(k)]
+    drawn = gammas(plots.Story(trainings))
+    assert len(drawn.figure.axes) == 6, "one panel per lambda, not per seed"
+    assert "λ 0.06" in drawn.note and "λ 0.07" in drawn.note and "λ 0.05" not in drawn.note
+    nothing = widths(plots.Story(trainings))
+    assert nothing.figure is None and "python prune.py" in nothing.note
+    cuts = [made_up(f"p{k}", "prune", "t1", ratio=k / 10) for k in range(1, 9)]
+    drawn = widths(plots.Story([*trainings, *cuts]))
+    assert len(drawn.figure.axes) == 6 and "cut 80 %" not in drawn.note, "mild and hard cuts"
+    plots.save(drawn.figure, tmp_path / "widths.png")
     assert (tmp_path / "widths.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("name", ["digits", "cifar10_vgg11_fast"])
 def test_the_readmes_tables_are_those_of_the_committed_results(name):
-    rows = table.frame(table.rows(find_runs(ROOT / "results" / name)))
+    rows = table.rows(find_runs(ROOT / "results" / name))
     assert table.markdown(by_ratio(rows)) in (ROOT / "README.md").read_text()
 
 

@@ -5,7 +5,7 @@ What a run was asked for is read from the config it recorded, so no folder or ha
 """
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import lru_cache
 from importlib import import_module
 from typing import Any
@@ -81,31 +81,43 @@ def _tuning(run: Run, asked: dict[str, Any]) -> None:
 _OF_STAGE = {"train": _training, "prune": _cut, "finetune": _tuning}
 
 
-def of_chain(chain: Iterable[Run]) -> dict[str, Any]:
+def of_chain(
+    chain: Iterable[Run],
+    without: Container[str] = (),
+    known: Mapping[str, dict[str, Any]] | None = None,
+) -> dict[str, Any]:
     """The settings of all runs of a chain: {"train: recipe.batch_size": 64, ...}.
 
     A stage that names no data has those of the stage before.
+
+    Args:
+        without: settings of the last run that came after what is looked at.
+        known: {run: its `settings`}, if they were read before.
     """
     whole: dict[str, Any] = {}
     data: dict[str, Any] = {}
     stages: list[str] = []
+    chain = list(chain)
     for run in chain:
-        own = settings(run)
-        named = {key: value for key, value in own.items() if key.startswith("data.")}
-        data = named or data
+        own = known[run["run"]] if known else settings(run)
+        data = {name: value for name, value in own.items() if name.startswith("data.")} or data
         stages.append(run["stage"])
         again = stages.count(run["stage"])
         title = run["stage"] + (f" {again}" if again > 1 else "")
-        whole |= {f"{title}: {key}": value for key, value in {**own, **data}.items()}
+        left_out = without if run is chain[-1] else ()
+        seen = {name: value for name, value in {**own, **data}.items() if name not in left_out}
+        whole |= {f"{title}: {name}": value for name, value in seen.items()}
     return {"stages": stages, **whole}
 
 
-def differences(chains: Sequence[Sequence[Run]]) -> dict[str, list[Any]]:
+def differences(
+    chains: Sequence[Sequence[Run]], without: Container[str] = ()
+) -> dict[str, list[Any]]:
     """What keeps these chains from being one group: {setting: its distinct values}; {} if nothing.
 
     Chains that are alike but share a seed are no group either: {"seed": [0, 0, 1]}.
     """
-    all_settings = [of_chain(chain) for chain in chains]
+    all_settings = [of_chain(chain, without) for chain in chains]
     names = list(dict.fromkeys(name for one in all_settings for name in one))
     if any(one["stages"] != all_settings[0]["stages"] for one in all_settings):
         names = ["stages"]
@@ -136,9 +148,9 @@ def groups(chains: Sequence[Sequence[Run]]) -> list[list[Sequence[Run]]]:
     ]
 
 
-def key(chain: Iterable[Run]) -> str:
-    """Equal for chains with equal settings, and for no others."""
-    return repr(sorted((name, _plain(value)) for name, value in of_chain(chain).items()))
+def key(chain: Iterable[Run], *more: Any) -> str:
+    """Equal for chains with equal settings, and for no others. `more`: as in `of_chain`."""
+    return repr(sorted((name, _plain(value)) for name, value in of_chain(chain, *more).items()))
 
 
 def say(differing: Mapping[str, Sequence[Any]], most: int = 5) -> str:

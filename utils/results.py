@@ -15,12 +15,12 @@ NEEDED = {"stage", "name", "accuracy", "channels", "params", "macs", "seed", "da
 def find_runs(root: Path) -> list[dict[str, Any]]:
     """Every finished run below `root`, at any depth, with its folder and latency.
 
-    What isn't a result of ours is named and passed over.
+    What isn't a result of ours is named and passed over. A run that lies in two places is one run.
 
     Raises:
         FileNotFoundError: nothing is finished.
     """
-    runs: list[dict[str, Any]] = []
+    runs: dict[str, dict[str, Any]] = {}
     for path in sorted(root.rglob("result.json")):
         problem, run = _read(path)
         if problem:
@@ -28,7 +28,10 @@ def find_runs(root: Path) -> list[dict[str, Any]]:
             continue
         latency = _latency(path.with_name("latency.json"))
         folder = str(path.parent)
-        runs.append({**run, "run": run["name"], "folder": folder, "latency": latency})
+        whole = {**run, "run": run["name"], "folder": folder, "latency": latency}
+        first = runs.setdefault(run["name"], whole)
+        if first["accuracy"] != run["accuracy"]:
+            print(f"{path} differs from {first['folder']}: passed over", file=sys.stderr)
     unfinished = sorted(
         path.parent.name
         for path in root.rglob("config.yaml")
@@ -39,7 +42,7 @@ def find_runs(root: Path) -> list[dict[str, Any]]:
         print(f"{len(unfinished)} not finished (running, or interrupted): {names}", file=sys.stderr)
     if not runs:
         raise FileNotFoundError(f"no finished run in {root}/: run `python pipeline.py` first")
-    return runs
+    return list(runs.values())
 
 
 def _read(path: Path) -> tuple[str | None, dict[str, Any]]:
@@ -68,6 +71,27 @@ def _latency(path: Path) -> dict[str, Any] | None:
     except ValueError:
         print(f"{path} is broken: passed over", file=sys.stderr)
         return None
+
+
+def metrics(run: dict[str, Any]) -> list[dict[str, Any]]:
+    """A run's rows, one per epoch; [] without metrics.jsonl. What isn't a row of ours is named."""
+    path = Path(run["folder"]) / "metrics.jsonl"
+    rows: list[dict[str, Any]] = []
+    try:
+        lines = path.read_text().splitlines() if path.exists() else []
+    except (OSError, ValueError):
+        print(f"{path} can't be read: passed over", file=sys.stderr)
+        return []
+    for number, text in enumerate(lines, start=1):
+        try:
+            row = json.loads(text)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
+            print(f"{path} is broken from line {number} on: passed over", file=sys.stderr)
+            break
+        rows.append(row)
+    return rows
 
 
 def write_text(path: Path, text: str) -> None:

@@ -34,6 +34,7 @@ TYPES = {
     "report": {
         "runs_dir": StringNode("runs", is_optional=False),
         "only": StringNode(None),
+        "figures": StringNode(None),
         "latency": BooleanNode(False, is_optional=False),
     },
     "training": {"epochs": IntegerNode(1, is_optional=False)},

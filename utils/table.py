@@ -5,14 +5,22 @@ A chain is a training and what was made of it: train -> prune -> finetune.
 Rows hold raw numbers (accuracy as a fraction, bytes, ms); `humane` makes text of them.
 """
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from utils import groups
 from utils.results import STAGES
 
 Run = dict[str, Any]
+# What a cut's settings say of the time after an accuracy was measured.
+AFTER = {
+    "cut": frozenset({"compensate", "images", "recalibrate"}),
+    "compensated": frozenset({"recalibrate"}),
+    "recalibrated": frozenset(),
+}
 COSTS = ("params", "macs", "macs_thop", "flops_paper", "bytes")
 LEFT = ("step", "network", "data", "recipe", "run")  # columns of words
 INTEGERS = ("seed", "pass", "kept", "total", *COSTS, "epochs")
@@ -96,19 +104,32 @@ def _last_cut(path: Iterable[Run]) -> Run:
 
 
 def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One row per network and accuracy worth comparing, chain after chain, each run once."""
-    result, seen = [], set()
-    for path in chains(runs):
-        for end, run in enumerate(path, start=1):
-            if run["run"] not in seen:
-                seen.add(run["run"])
-                result += _rows(path[:end])
+    """One row per network and accuracy worth comparing, chain after chain, each run once.
+
+    Rows of one "group" differ in their seed only; those of one "shape" had the same training and
+    the same cut asked for.
+    """
+    result = []
+    known = {run["run"]: groups.settings(run) for run in runs}
+    for path in paths(runs).values():
+        result += _rows(path, known)
     return result
 
 
-def _rows(path: list[Run]) -> list[dict[str, Any]]:
+def paths(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """{run: the chain that ends in it}, in the order of the table."""
+    found: dict[str, list[Run]] = {}
+    for path in chains(runs):
+        for end, run in enumerate(path, start=1):
+            found.setdefault(run["run"], path[:end])
+    return found
+
+
+def _rows(path: list[Run], known: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
     run = path[-1]
     channels, latency = run["channels"], (run.get("latency") or {}).get("batch", {})
+    cut = path[:-1] if run["stage"] == "finetune" and len(path) > 1 else path
+    shape = _digest(groups.key(cut, AFTER["cut"], known))
     common = {
         "network": network(path[0]),
         "data": run["dataset"],
@@ -128,34 +149,55 @@ def _rows(path: list[Run]) -> list[dict[str, Any]]:
         **{key: run.get(key) for key in COSTS},
         "latency_1_ms": latency.get("1", {}).get("median_ms"),
         "latency_64_ms": latency.get("64", {}).get("median_ms"),
+        "timed_on": machine(run["latency"]["machine"]) if run.get("latency") else None,
         "epochs": run.get("epochs"),
+        "stage": run["stage"],
+        "shape": shape,
         "run": run["run"],
     }
     return [
-        {"step": step, **common, "test": accuracy["test"], "val": accuracy.get("val"), **costs}
-        for step, accuracy in _steps(path)
+        {
+            "step": step,
+            **common,
+            "test": accuracy["test"],
+            "val": accuracy.get("val"),
+            "group": _digest(groups.key(path, after, known)),
+            **costs,
+        }
+        for step, accuracy, after in _steps(path)
     ]
 
 
-def _steps(path: list[Run]) -> list[tuple[str, dict[str, float]]]:
-    """What a run is called in the table, and the accuracies it is shown with."""
+def machine(facts: Mapping[str, Any]) -> str:
+    """ "NVIDIA H100, AMD EPYC (2 threads)" """
+    gpu = f"{facts['gpu']}, " if facts.get("gpu") else ""
+    return f"{gpu}{facts.get('cpu')} ({facts.get('threads')} threads)"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _steps(path: list[Run]) -> list[tuple[str, dict[str, float], frozenset[str]]]:
+    """What a run is called in the table, its accuracies, and the settings that came later."""
     run = path[-1]
     if run["stage"] == "train":
-        return [("sparse" if run.get("strength") else "baseline", run["accuracy"])]
+        step = "sparse" if run.get("strength") else "baseline"
+        return [(step, run["accuracy"], frozenset())]
     if run["stage"] == "finetune":
         recipe, first = run.get("finetune_recipe"), path[0].get("recipe")
         other = f" ({recipe} recipe)" if recipe not in (None, first) else ""
-        return [(tuning(run) + other, run["accuracy"])]
+        return [(tuning(run) + other, run["accuracy"], frozenset())]
     share, limit = ratio([run]), target([run])
     step = f"cut {100 * share:g} %" if share is not None else f"cut to {limit}" if limit else "cut"
     variants = run.get("variants") or {}
-    steps = [(step, variants.get("cut", run["accuracy"]))]
+    steps = [(step, variants.get("cut", run["accuracy"]), AFTER["cut"])]
     # Each is applied on top of the one before, so the names add up.
     for variant in ("compensated", "recalibrated"):
         if variant in variants:
             mode = (run.get("config") or {}).get("compensate") if variant == "compensated" else None
             step = f"{step} + {mode or variant}"
-            steps.append((step, variants[variant]))
+            steps.append((step, variants[variant], AFTER[variant]))
     return steps
 
 
@@ -195,46 +237,6 @@ def humane(data: pd.DataFrame) -> pd.DataFrame:
     text["epochs"] = _each(data["epochs"], str)
     text["run"] = data["run"]
     return text
-
-
-def over_seeds(data: pd.DataFrame) -> pd.DataFrame:
-    """Rows that differ in their seed only, as one row of text: mean ± standard deviation (n).
-
-    Where one seed occurs twice something else differs too: these rows stay apart, n = 1 each.
-    """
-    same = [
-        "step",
-        "network",
-        "data",
-        "lambda",
-        "ratio",
-        "target",
-        "pass",
-        "recipe",
-        "row",
-        "epochs",
-    ]
-    lines = []
-    for _, group in data.groupby([*same, "epochs"], sort=False, dropna=False):
-        mixed = group["seed"].duplicated().any()
-        lines += [part for _, part in group.groupby(level=0)] if mixed else [group]
-    text = pd.DataFrame([_mean(group) for group in lines])
-    return text if (data["pass"] > 1).any() else text.drop(columns="pass")
-
-
-def _mean(group: pd.DataFrame) -> dict[str, str]:
-    test, kept = 100 * group["test"], 100 * group["kept"] / group["total"]
-    spread = f" ± {test.std():.2f}" if len(group) > 1 else ""
-    words = humane(group[:1])[["step", "network", "data", "λ", "ratio"]].iloc[0].to_dict()
-    return {
-        **words,
-        "pass": str(group["pass"].iloc[0]),
-        "test %": f"{test.mean():.2f}{spread} (n = {len(group)})",
-        "channels": f"{kept.mean():.1f} %",
-        "params": si(float(group["params"].mean())),
-        "MACs": si(float(group["macs"].mean())),
-        "epochs": _each(group["epochs"], str)[0],
-    }
 
 
 def goals(data: pd.DataFrame) -> list[str]:

@@ -1,0 +1,87 @@
+"""Where a sweep bends: the smallest network that is as good as the best, as far as one can tell.
+
+"As good" is the one-standard-error rule (Breiman et al., Classification and Regression Trees,
+1984): within one standard error of the best mean validation accuracy. The test set has no say.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+from utils.summary import Point, by_line
+
+SWEEP = ("recipe", "network", "data", "method", "pass")
+
+
+@dataclass(frozen=True)
+class Knee:
+    """The suggestion of one sweep."""
+
+    point: Point  # the fewest MACs within the error of the best
+    best: Point
+    error: float  # standard error of the best, as a fraction
+    why: str  # where the error is from
+
+
+def sweeps(points: Iterable[Point]) -> dict[tuple, list[Point]]:
+    """{(recipe, network, data, method, pass): its final points}.
+
+    Uncut networks belong to the sweeps of all methods.
+    """
+    ends = final(points)
+    cuts = [point for point in ends if not uncut(point)]
+    found: dict[tuple, list[Point]] = {}
+    for point in cuts:
+        found.setdefault(tuple(point[column] for column in SWEEP), []).append(point)
+    for key, members in found.items():
+        found[key] = [p for p in ends if uncut(p) and _same(p, key)] + members
+    return found
+
+
+def _same(point: Point, key: tuple) -> bool:
+    here = {column: point[column] for column in SWEEP} | {"method": None}
+    return here == {**dict(zip(SWEEP, key)), "method": None}
+
+
+def uncut(point: Point) -> bool:
+    return point["ratio"] is None and point["target"] is None
+
+
+def final(points: Iterable[Point]) -> list[Point]:
+    """The last step of each line of the table: fine-tuned, else the cut, else trained."""
+    ends = []
+    for members in by_line(points).values():
+        tuned = [point for point in members if point.what.startswith("fine-tuned")]
+        last = members[-1].what
+        ends += tuned or [point for point in members if point.what == last]
+    return ends
+
+
+def knee(points: Sequence[Point], runs: dict[str, dict[str, Any]]) -> Knee | None:
+    """The knee of one sweep; None where no validation accuracy, or no error of it, is known."""
+    able = [point for point in points if point.mean("val") is not None]
+    if not able or all(uncut(point) for point in able):
+        return None
+    best = max(able, key=lambda point: (point.mean("val"), -point["macs"]))
+    errors = {"over seeds": (best.spread("val") or 0) / sqrt(best.n)}
+    if images := _val_images(runs[best["run"]], runs):
+        mean = best.mean("val")
+        # The same images for each seed: more seeds don't make this part smaller.
+        errors[f"of {images} validation images"] = sqrt(mean * (1 - mean) / images)
+    why, error = max(errors.items(), key=lambda item: item[1])
+    if not error:
+        return None
+    good = [point for point in able if point.mean("val") >= best.mean("val") - error]
+    point = min(good, key=lambda point: (point.mean("macs"), -point.mean("val")))
+    return Knee(point, best, error, why)
+
+
+def _val_images(run: dict[str, Any], runs: dict[str, dict[str, Any]]) -> int | None:
+    """How many images a run was validated on, as its config or that of its parents says."""
+    while run:
+        data = (run.get("config") or {}).get("data") or {}
+        if data.get("val_size"):
+            return int(data["val_size"])
+        run = runs.get(run.get("parent"))
+    return None

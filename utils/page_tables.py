@@ -1,0 +1,125 @@
+"""The tables of the page. Everything from a result is escaped."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import pandas as pd
+
+from utils.origins import commit, commits, duration, environments, letters
+from utils.plots import Story
+from utils.plots_sweep import knees
+from utils.summary import APART, apart, by_line, by_ratio, line
+from utils.table import LEFT, frame, humane
+
+WORDS = {*LEFT, "method", "stage", "commit", "machine", "command"}
+OPEN = 60  # rows: longer tables start closed
+
+
+def results(story: Story) -> str:
+    """One line per network and ratio for each recipe; every network by itself below."""
+    marked = {line(found.point) for found in knees(story).values() if found}
+    by_name = {run["run"]: run for run in story.runs}
+    parts = [
+        "<p>Test accuracy in % after each step: trained, cut (nothing trained yet), and "
+        "fine-tuned. ± is the standard deviation over n seeds. The suggested knee is shaded. "
+        "A click on a column's head sorts by it.</p>"
+    ]
+    for recipe in dict.fromkeys(row["recipe"] for row in story.rows):
+        rows = [row for row in story.rows if row["recipe"] == recipe]
+        text = by_ratio(rows)
+        lines = by_line(rows)
+        names = letters(by_name[row["run"]] for row in rows)
+        if names:
+            text["commit"] = [
+                " ".join(sorted({names[commit(by_name[row["run"]])] for row in members}))
+                for members in lines.values()
+            ]
+        shaded = [number for number, key in enumerate(lines) if key in marked]
+        parts.append(f"<h3>Recipe: {escape(str(recipe))}</h3>{table(text, shaded)}")
+        parts += _notes(story, rows, names)
+        every = table(humane(frame(rows)))
+        parts.append(
+            f"<details><summary>Every network by itself ({len(rows)} rows)</summary>{every}"
+            "</details>"
+        )
+    parts.append(
+        '<p class="note">Accuracy is that of the last epoch. MACs are multiply-accumulates of '
+        "convolutions and matrix products for one image.</p>"
+    )
+    return "".join(parts)
+
+
+def _notes(story: Story, rows: Sequence[Mapping], names: Mapping[str, str]) -> list[str]:
+    notes = []
+    if names:
+        which = ", ".join(f"{letter} = {name}" for name, letter in names.items())
+        notes.append(f'<p class="note">{escape(commits(rows, story.runs))} {escape(which)}.</p>')
+    if refused := apart(rows, story.paths):
+        items = "".join(f"<li>{escape(sentence)}</li>" for sentence in refused)
+        notes.append(
+            f'<details class="apart"{" open" if len(refused) < 6 else ""}><summary>{APART} '
+            f'({len(refused)} lines)</summary><ul class="note">{items}</ul></details>'
+        )
+    timed_on = sorted({row["timed_on"] for row in rows if row["timed_on"]})
+    if timed_on:
+        several = " Times of different machines can't be compared." if len(timed_on) > 1 else ""
+        where = escape("; ".join(timed_on))
+        notes.append(f'<p class="note">Times are medians, measured on {where}.{several}</p>')
+    return notes
+
+
+def origins(story: Story) -> str:
+    """Environments, commands, and a line per run that names its own."""
+    kinds = environments(story.runs)
+    places = "".join(f"<li>{escape(text)} ({count} runs)</li>" for text, count in kinds)
+    commands = Counter(str(run.get("command")) for run in story.runs)
+    numbers = {command: number for number, command in enumerate(commands, start=1)}
+    listed = "".join(
+        f"<li><code>{escape(command)}</code> ({count} runs)</li>"
+        for command, count in commands.items()
+    )
+    note = commits([{"run": run["run"]} for run in story.runs], story.runs)
+    text = pd.DataFrame(
+        {
+            "run": run["run"],
+            "stage": run["stage"],
+            "recipe": run.get("finetune_recipe") or run.get("recipe"),
+            "seed": run["seed"],
+            "test %": f"{100 * run['accuracy']['test']:.2f}",
+            "commit": commit(run),
+            "time": duration(run["seconds"]) if run.get("seconds") else "-",
+            "command": f"{numbers[str(run.get('command'))]}",
+        }
+        for run in story.runs
+    )
+    return (
+        "<p>The commands below, repeated, find these runs finished; on another machine they make "
+        "them again.</p>"
+        f"<h3>Commands</h3><ol class='commands'>{listed}</ol>"
+        f"<h3>Machines and versions</h3><ul class='note'>{places}</ul>"
+        + (f'<p class="note">{escape(note)}</p>' if note else "")
+        + f"<details{' open' if len(text) <= OPEN else ''}><summary>Every run ({len(text)})"
+        f"</summary>{table(text)}</details>"
+    )
+
+
+def table(text: pd.DataFrame, shaded: Sequence[int] = ()) -> str:
+    """A sortable table of text."""
+    words = [" class='word'" if column in WORDS else "" for column in text.columns]
+    heads = "".join(
+        f"<th scope='col'{word}><button type='button'>{escape(str(column))}</button></th>"
+        for column, word in zip(text.columns, words, strict=True)
+    )
+    shaded = set(shaded)
+    lines = []
+    for number, values in enumerate(text.astype(str).values.tolist()):
+        cells = "".join(
+            f"<td{word}>{escape(value)}</td>" for value, word in zip(values, words, strict=True)
+        )
+        mark = " class='knee'" if number in shaded else ""
+        lines.append(f"<tr{mark}>{cells}</tr>")
+    return (
+        f"<div class='scroll'><table><thead><tr>{heads}</tr></thead>"
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )

@@ -1,0 +1,143 @@
+"""Accuracy against what a network costs, with the networks that no other one beats."""
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import EngFormatter
+
+from utils.knee import uncut
+from utils.plots import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PINK,
+    RED,
+    SKY,
+    Drawn,
+    Story,
+    left_out,
+    legend,
+    style,
+)
+from utils.summary import Point
+
+COSTS = {
+    "macs": "multiply-accumulates (MACs) per image",
+    "params": "parameters",
+    "latency_64_ms": "ms for a batch of 64",
+}
+BELOW = 0.25  # networks this far below the best would squeeze all others together
+LOOKS = {
+    "baseline": (BLACK, "*", "baseline (λ 0)"),
+    "sparse": (GREY, "s", "sparse, uncut"),
+    "cut": (SKY, "v", "cut, not fine-tuned"),
+    "tuned": (BLUE, "o", "cut and fine-tuned"),
+    "scratch": (ORANGE, "D", "same shape from new weights"),
+}
+METHODS = (BLUE, RED, GREEN, PINK)
+
+
+def cost(story: Story) -> Drawn:
+    """One line of panels per network and data set: test accuracy against MACs, parameters, time."""
+    subjects: dict[tuple, list[Point]] = {}
+    for point in _shown(story.points):
+        subjects.setdefault((point["network"], point["data"]), []).append(point)
+    subjects = {key: points for key, points in subjects.items() if len(points) > 1}
+    if not subjects:
+        return Drawn(None, "One network alone has no rival: `python pipeline.py` makes three.")
+    machines, notes = _machines(story), []
+    shown = [*subjects][:3]
+    missed = [f"{network} on {data}" for network, data in [*subjects][3:]]
+    columns = list(COSTS) if machines else list(COSTS)[:2]
+    with style():
+        figure, axes = _table_of_panels(len(shown), len(columns))
+        for line, key in zip(axes, shown, strict=True):
+            best = max(point.mean("test") for point in subjects[key])
+            near = [p for p in subjects[key] if p.mean("test") >= best - BELOW]
+            if far := len(subjects[key]) - len(near):
+                notes.append(f"{far} more than {100 * BELOW:g} points below the best")
+            for panel, column in zip(line, columns, strict=True):
+                _panel(panel, _timed(near, machines[0]) if "latency" in column else near, column)
+            line[0].set_ylabel(f"{key[0]}, {key[1]}\ntest accuracy in %")
+        for panel, column in zip(axes[-1], columns, strict=True):
+            panel.set_xlabel(COSTS[column])
+        legend(figure, [panel for line in axes for panel in line], columns=3)
+    if len(machines) > 1:
+        notes.append(f"times measured elsewhere than on {machines[0]}")
+    return Drawn(figure, left_out([*notes, *missed]))
+
+
+def _shown(points: Sequence[Point]) -> list[Point]:
+    """Every network once: right after the cut with the last repair only."""
+    last: dict[tuple, Point] = {}
+    for point in points:
+        last[point["run"], point.n] = point
+    return list(last.values())
+
+
+def _table_of_panels(lines: int, columns: int) -> tuple:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.1 * lines + 0.8))
+    return figure, figure.subplots(lines, columns, squeeze=False, sharey="row")
+
+
+def _panel(axes: Axes, points: Sequence[Point], column: str) -> None:
+    methods = list(dict.fromkeys(p["method"] for p in points if not uncut(p)))
+    for point in points:
+        color, marker, label = LOOKS[_kind(point)]
+        if len(methods) > 1 and _kind(point) == "tuned":
+            color = METHODS[methods.index(point["method"]) % len(METHODS)]
+            label = f"{point['method']}, fine-tuned"
+        x, y = point.mean(column), 100 * point.mean("test")
+        if x is None:
+            continue
+        spread = point.spread("test")
+        axes.errorbar(
+            x, y, 100 * spread if spread else None, color=color, marker=marker, linestyle="none",
+            capsize=2, elinewidth=1, markersize=9 if marker == "*" else 5.5, label=label,
+        )  # fmt: skip
+    best = front([(p.mean(column), p.mean("test")) for p in points if p.mean(column) is not None])
+    if best:
+        x, y = zip(*best, strict=True)
+        looks = {"color": RED, "linewidth": 1.3, "alpha": 0.8, "zorder": 1.5}
+        axes.step(x, [100 * v for v in y], where="post", label="no network is better", **looks)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    axes.xaxis.set_minor_formatter(EngFormatter(sep=" ") if _short(axes) else "")
+    axes.tick_params(axis="x", which="both", labelsize=9)
+
+
+def _short(axes: Axes) -> bool:
+    """Less than a decade would have no more than one tick."""
+    low, high = axes.get_xlim()
+    return high / low < 8
+
+
+def front(costs: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """(cost, accuracy) of the Pareto front: nothing else is both as cheap and more accurate."""
+    best: list[tuple[float, float]] = []
+    for cost, accuracy in sorted(costs, key=lambda pair: (pair[0], -pair[1])):
+        if not best or accuracy > best[-1][1]:
+            best.append((cost, accuracy))
+    return best
+
+
+def _kind(point: Point) -> str:
+    if uncut(point):
+        return "sparse" if point["lambda"] else "baseline"
+    if point.what.startswith("scratch"):
+        return "scratch"
+    return "tuned" if point["stage"] == "finetune" else "cut"
+
+
+def _machines(story: Story) -> list[str]:
+    """Where networks were timed, most of them first: different machines can't be compared."""
+    names = [row["timed_on"] for row in story.rows if row["timed_on"]]
+    return sorted(set(names), key=lambda name: -names.count(name))
+
+
+def _timed(points: Sequence[Point], machine: str) -> list[Point]:
+    return [p for p in points if {row["timed_on"] for row in p.rows} == {machine}]
