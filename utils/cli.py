@@ -20,7 +20,7 @@ _looked_in: set[str] = set()  # the model_path of this process
 
 
 class Failed(Exception):
-    """A job that has already said what went wrong; the other jobs of a sweep go on."""
+    """A job that has said what went wrong; the sweep's others go on. Its text: see `_note`."""
 
 
 def script(config: str, positional: str | None = None) -> Callable:
@@ -48,13 +48,16 @@ def script(config: str, positional: str | None = None) -> Callable:
             show_all = os.environ.get("HYDRA_FULL_ERROR") == "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints tracebacks itself
             sys.argv[1:] = _own_network(_expand(sys.argv[1:], positional))
-            failed: list[str] = []
-            job = _job(main, config, show_all, failed)
+            # Other processes, where a launcher starts them, find our modules from any folder.
+            paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+            os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+            job = _job(main, config, show_all, [*sys.argv], f"failed-{os.getpid()}.txt")
             try:
                 hydra.main(config_path=str(CONF), config_name=config, version_base="1.3")(job)()
             except Failed as error:
-                jobs = failed or [str(error)]
-                sys.exit(_say(f"{len(jobs)} of the sweep's jobs failed: {'; '.join(jobs)}", 1))
+                jobs = [line.split("\t")[0] for line in Path(str(error)).read_text().splitlines()]
+                told = f"{'; '.join(jobs)} (why: {error})"
+                sys.exit(_say(f"{len(jobs)} of the sweep's jobs failed: {told}", 1))
             except KeyboardInterrupt as error:
                 sys.exit(_say(str(error) or "stopped", 130))
             except Exception as error:
@@ -76,13 +79,16 @@ def typed(name: str) -> bool:
 
 
 def _job(
-    main: Callable[[Any], Any], config: str, show_all: bool, failed: list[str]
+    main: Callable[[Any], Any], config: str, show_all: bool, words: list[str], failures: str
 ) -> Callable[[Any], Any]:
+    """What Hydra calls for every job of the command `words`, in this process or in another."""
+
     @functools.wraps(main)
     def job(cfg: Any) -> Any:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
+        sys.argv[:] = words
         try:
             cfg = _without_default_network(cfg, config)
             find_modules_in(cfg.get("model_path"))
@@ -90,13 +96,28 @@ def _job(
         except Exception as error:
             if show_all:
                 raise
-            _say(_sentence(error, cfg), 1)
+            sentence = _sentence(error, cfg)
+            _say(sentence, 1)
             if HydraConfig.get().mode == RunMode.RUN:
                 sys.exit(1)
-            failed.append(HydraConfig.get().job.override_dirname)
-            raise Failed(failed[-1]) from None
+            raise Failed(_note(sentence, failures)) from None
 
     return job
+
+
+def _note(sentence: str, failures: str) -> str:
+    """Add this job to the file of those that failed; its path. Jobs may be other processes.
+
+    A job is called by what sets it apart: what doesn't stand on the command line as it is.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    hydra = HydraConfig.get()
+    own = [override for override in hydra.overrides.task if override not in sys.argv]
+    path = Path(hydra.sweep.dir) / failures
+    with path.open("a") as file:
+        file.write(f"{' '.join(own) or f'job {hydra.job.num}'}\t{sentence}\n")
+    return str(path)
 
 
 def _own_network(arguments: list[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """Where and how a network runs: device, precision, memory layout, threads."""
 
 from dataclasses import dataclass
+from multiprocessing import current_process
 from pathlib import Path
 
 import torch
@@ -46,7 +47,7 @@ def choose(
     """Resolve "auto" and set the number of threads.
 
     Args:
-        device: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
+        device: auto (a GPU if there is one; each worker of joblib its own), cpu, cuda, cuda:1, mps.
         precision: auto (bf16 where the processor computes it natively), fp32, bf16.
         channels_last: memory layout of images; None: wherever there are 2d convolutions.
         compile: use torch.compile (each new width compiles again: rarely pays for short runs).
@@ -63,7 +64,8 @@ def choose(
             raise ValueError(f"hardware.threads is a number from 1 on; got {threads}")
         torch.set_num_threads(threads)
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        gpu = gpu_of_worker(current_process().name, torch.cuda.device_count())
+        device = f"cuda:{gpu}" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
@@ -74,6 +76,12 @@ def choose(
     if precision not in PRECISIONS:
         raise ValueError(f"hardware.precision is auto, fp32 or bf16; got {precision!r}")
     return Hardware(chosen, precision, channels_last, compile, save_minutes)
+
+
+def gpu_of_worker(process: str, count: int) -> int:
+    """The GPU of a process among `count`: joblib's workers, LokyProcess-1, -2, ..., take turns."""
+    kind, _, number = process.rpartition("-")
+    return (int(number) - 1) % count if kind == "LokyProcess" and count else 0
 
 
 def has_native_bf16(device: torch.device) -> bool:
