@@ -8,6 +8,7 @@
 The unit of every table and sweep: what is finished costs nothing, what was interrupted goes on.
 """
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def _for_stage(cfg, tuning: bool, parent: str | None):
     """The config as a stage's own script would have it."""
     from omegaconf import OmegaConf, open_dict
 
-    new = OmegaConf.merge(cfg, {})
+    new = copy.deepcopy(cfg)
     target = OmegaConf.to_container(cfg.model).get("_target_", "")
     with open_dict(new):
         if tuning:

@@ -101,6 +101,8 @@ def describe(cfg, parent=None):
             },
         )
 
+    if run.result is None:
+        stages.try_optimizer(cfg, recipe)
     return stages.Stage(run, work, leaves, seed, start.parent, recipe.epochs)
 
 

@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 Model = Callable[[Tensor], Any]  # a network, or whatever else takes a batch
 
@@ -42,6 +41,8 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int | None]
 
 def count_macs(model: nn.Module, input_shape: Sequence[int]) -> int:
     """Multiply-accumulates of convolutions and matrix products, attention included, per image."""
+    from torch.utils.flop_counter import FlopCounterMode  # imports half of torch's compiler
+
     twin = copy.deepcopy(model).eval()
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), _unfused_attention(), counter:

@@ -1,7 +1,9 @@
 """How to train: epochs, batches, optimiser, schedule."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -43,6 +45,11 @@ def parameter_groups(model: nn.Module, weight_decay_on_gamma: bool) -> list[dict
 
 def lr_and_momentum(recipe: Recipe) -> tuple[float, float | None]:
     """Momentum is None for optimisers that rescale gradients, such as Adam."""
-    optimizer = recipe.optimizer([nn.Parameter(torch.zeros(1))])
+    call = recipe.optimizer
+    if isinstance(call, partial) and call.func is optim.SGD:  # building one imports a compiler
+        arguments = inspect.signature(call.func).bind_partial(**call.keywords)
+        arguments.apply_defaults()
+        return arguments.arguments["lr"], arguments.arguments["momentum"]
+    optimizer = call([nn.Parameter(torch.zeros(1))])
     group = optimizer.param_groups[0]
     return group["lr"], group["momentum"] if isinstance(optimizer, optim.SGD) else None

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,7 @@ class Run:
         label = self.label
         self.name = f"{re.sub(r'[^A-Za-z0-9_.+-]+', '_', label)}-{digest(identity)}"
         self.folder = Path(runs_dir) / self.name
-        self.commit = commit()  # of the code that was loaded: the files may change while it runs
+        self.commit = commit()
         self._started, self._before = time.monotonic(), 0.0
 
     @property
@@ -274,6 +275,7 @@ def versions() -> dict[str, str]:
     }
 
 
+@lru_cache  # of the code this process loaded, whatever happens to the files
 def commit() -> str:
     """The commit of the code, with a + when files that git knows were changed."""
     root = Path(__file__).resolve().parent.parent

@@ -173,14 +173,30 @@ def recipe_of(cfg: DictConfig) -> Recipe:
         raise ValueError(f"recipe.batch_size is a number of images; got {size!r}")
     if not isinstance(reach, (int, float, NoneType)):
         raise ValueError(f"recipe.reach is how far the penalty can move a gamma; got {reach!r}")
-    recipe = instantiate(cfg.recipe, _convert_="all")
-    for part, trial in (("optimizer", [nn.Parameter(torch.zeros(1))]), ("schedule", 0.0)):
-        try:
-            recipe[part](trial)
-        except (TypeError, ValueError) as error:
-            said = {key: value for key, value in cfg.recipe[part].items() if key[0] != "_"}
-            raise ValueError(f"recipe.{part} can't be made of {said}: {error}") from error
-    return Recipe(cfg.epochs, recipe["batch_size"], recipe["optimizer"], recipe["schedule"])
+    made = instantiate(cfg.recipe, _convert_="all")
+    recipe = Recipe(cfg.epochs, made["batch_size"], made["optimizer"], made["schedule"])
+    _try(cfg, "schedule", lambda: recipe.schedule(0.0))
+    told = [cfg.recipe.optimizer.get(name, 0.0) for name in ("lr", "momentum")]
+    if not all(isinstance(value, (int, float)) for value in told):  # lambda is computed from them
+        try_optimizer(cfg, recipe)
+    return recipe
+
+
+def try_optimizer(cfg: DictConfig, recipe: Recipe) -> None:
+    """Build it once, before anything is written. Takes seconds: not for what is finished.
+
+    Raises:
+        ValueError: it can't be made of its options.
+    """
+    _try(cfg, "optimizer", lambda: recipe.optimizer([nn.Parameter(torch.zeros(1))]))
+
+
+def _try(cfg: DictConfig, part: str, call: Callable[[], Any]) -> None:
+    try:
+        call()
+    except (TypeError, ValueError) as error:
+        said = {key: value for key, value in cfg.recipe[part].items() if key[0] != "_"}
+        raise ValueError(f"recipe.{part} can't be made of {said}: {error}") from error
 
 
 def recipe_identity(cfg: DictConfig) -> dict[str, Any]:
