@@ -221,10 +221,10 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         ValueError: the file is broken, or of another version.
     """
     path = folder / "result.json"
+    if not path.is_file():
+        return None
     try:
         result = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
     except ValueError as error:
         raise ValueError(f"{path} is broken: delete it to compute this run again") from error
     if not isinstance(result, dict) or result.get("schema") != SCHEMA:
