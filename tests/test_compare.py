@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from door import tiny
+from door import config, tiny
 from pipeline import pipeline
+from report import report
 from utils import table
-from utils.compare import Difference, contests, paired, text
+from utils.compare import Difference, as_text, contests, paired
 from utils.results import find_runs
 
 SHORT = ("recipe.strength=0.5", "epochs=2", "finetune.epochs=1", "target.macs=0.5")
@@ -69,7 +70,7 @@ def test_each_is_compared_with_what_it_should_be(contest):
 
 
 def test_the_table_has_the_numbers_of_the_results(runs, contest):
-    lines = text(contest).set_index(["method", "then"])
+    lines = as_text(contest).set_index(["method", "then"])
     accuracy = {
         (said["method"], said["seed"]): 100 * said["accuracy"]["test"]
         for path in runs.glob("*-ft-*/result.json")
@@ -102,6 +103,13 @@ def test_other_penalties_are_other_entrants(runs):
     (contest,) = contests(table.chains(found))
     slimmings = [sorted(e.chains) for e in contest.entrants if e.method == "slimming"]
     assert slimmings == [[0], [1]], "never averaged"
+
+
+def test_the_report_shows_it_as_a_plot_and_in_numbers(runs, contest):
+    written = report(config("report", f"runs_dir={runs}")).read_text()
+    assert table.markdown(as_text(contest)) in written
+    html = (runs / "report" / "index.html").read_text()
+    assert 'id="compare"' in html and "random − slimming" in html
 
 
 def test_a_difference_of_nothing_reads_as_a_dash():

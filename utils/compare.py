@@ -114,7 +114,7 @@ def contests(chains: Sequence[Chain]) -> list[Contest]:
     ]
 
 
-def text(contest: Contest) -> pd.DataFrame:
+def as_text(contest: Contest) -> pd.DataFrame:
     """One row per entrant, as text."""
     lines = []
     order = sorted(contest.entrants, key=lambda e: (e.epochs is None, e.tuning))

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from utils import page_tables, plots
 from utils.page_lead import cards, knee_lead, summary
 from utils.plots import Drawn, Story
+from utils.plots_compare import compared
 from utils.plots_cost import cost
 from utils.plots_gammas import evolution, gammas
 from utils.plots_layers import widths
@@ -38,6 +39,14 @@ PLOTS = (
         "up is better. The red line joins those that no other network beats in both (the Pareto "
         "front). It describes the test set: nothing was chosen by it. Bars: standard deviation "
         "over seeds.",
+    ),
+    Plot(
+        "compare", "Methods against each other", compared,
+        "What other ways of choosing channels reach at the same cost, against slimming; and what "
+        "training the thin network from new weights reaches, against fine-tuning it. Grey: one "
+        "seed, the same in both networks of a pair. Coloured: their mean with its 95 % confidence "
+        "interval (Student's t). An interval that crosses the dashed line says that these seeds "
+        "can't tell the two apart.",
     ),
     Plot(
         "after_cut", "Right after the cut", after_cut,
@@ -117,7 +126,8 @@ def _plot(plot: Plot, drawn: Drawn, story: Story) -> tuple[str, str, str, bool]:
     lead = knee_lead(story) if plot.name == "grid" else escape(plot.lead)
     picture = plots.svg(drawn.figure, plot.name, escape(plot.title, quote=True))
     note = f"<figcaption>{escape(drawn.note)}</figcaption>" if drawn.note else ""
-    inside = f'<p>{lead}</p><figure><div class="scroll">{picture}</div>{note}</figure>'
+    more = page_tables.comparisons(story) if plot.name == "compare" else ""
+    inside = f'<p>{lead}</p><figure><div class="scroll">{picture}</div>{note}</figure>{more}'
     return plot.name, plot.title, inside, True
 
 

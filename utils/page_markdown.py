@@ -3,9 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from utils.compare import as_text, contests
 from utils.origins import commits
 from utils.summary import APART, apart, by_ratio
 from utils.table import frame, humane, machine, markdown, paths
+
+PAIRED = (
+    "Differences in points of test accuracy, ± half of the 95 % confidence interval of the mean "
+    "over pairs of equal seeds (Student's t); `can't tell`: the interval holds 0."
+)
 
 
 def text(
@@ -36,6 +42,9 @@ def text(
         "also has thop's count and 2 x MACs.",
         "",
     ]
+    for contest in contests([*chains.values()]):
+        lines += [f"## Methods at one cost: {contest.title}", "", markdown(as_text(contest)), ""]
+        lines += [PAIRED, ""]
     timed_on = {machine(run["latency"]["machine"]) for run in runs if run["latency"]}
     if timed_on:
         several = " Times of different machines can't be compared." if len(timed_on) > 1 else ""

@@ -6,13 +6,14 @@ from html import escape
 
 import pandas as pd
 
+from utils.compare import as_text, contests
 from utils.origins import commit, commits, duration, environments, letters
 from utils.plots import Story
 from utils.plots_sweep import knees
 from utils.summary import APART, apart, by_line, by_ratio, line
 from utils.table import LEFT, frame, humane
 
-WORDS = {*LEFT, "method", "stage", "commit", "machine", "command"}
+WORDS = {*LEFT, "method", "then", "against", "verdict", "stage", "commit", "machine", "command"}
 OPEN = 60  # rows: longer tables start closed
 
 
@@ -67,6 +68,14 @@ def _notes(story: Story, rows: Sequence[Mapping], names: Mapping[str, str]) -> l
         where = escape("; ".join(timed_on))
         notes.append(f'<p class="note">Times are medians, measured on {where}.{several}</p>')
     return notes
+
+
+def comparisons(story: Story) -> str:
+    """Methods that met one target, in numbers."""
+    return "".join(
+        f"<h3>{escape(contest.title)}</h3>{table(as_text(contest))}"
+        for contest in contests([*story.paths.values()])
+    )
 
 
 def origins(story: Story) -> str:
