@@ -23,6 +23,7 @@ from terminal import refusal, terminal
 from train import train
 from utils import folders, stages, streaming
 from utils.data import imagefolder
+from utils.groups import differences
 from utils.hardware import choose
 from utils.streaming import imagenet, lighting
 
@@ -437,8 +438,12 @@ def test_all_stages_run_on_streamed_images(photos, tmp_path):
     code, said, error = terminal("report", str(runs))
     assert code == 0, error
     assert "imagenet" in said
-    again = terminal("pipeline", *words)[1]
+    again = terminal("pipeline", *words, "data.workers=2")[1]
     assert again.count("is finished") == 3
+    other = [{**each, "seed": 1} for each in results]
+    for each in other:
+        each["config"] = {**each["config"], "data": {**each["config"]["data"], "workers": 2}}
+    assert not differences([results, other]), "who reads the images is no setting of a group"
 
 
 def test_the_papers_recipes_for_imagenet():

@@ -14,7 +14,7 @@ Run = dict[str, Any]
 # What can't change a result, or is said by the result itself (seed, precision, data set).
 NEVER = {"runs_dir", "seed", "device", "dry_run", "allow", "model_path", "logger", "hardware"}
 NEVER |= {"ckpt", "passes", "experiment", "hydra"}
-PATHS = {"root", "download"}  # of a data set: where it lies, not what it is
+PATHS = {"root", "download", "workers"}  # of a data set: where it lies and who reads it
 CUT = {"ratio", "target", "floor", "refill", "round_to", "rounding", "scope", "coupled"}
 CUT |= {"combine", "dead", "unread", "compensate", "images", "recalibrate"}
 START = {"model", "init", "init_skip"}
