@@ -80,7 +80,7 @@ def describe(cfg, parent=None):
 
     if run.result is None:
         stages.try_optimizer(cfg, recipe)
-    return stages.Stage(run, work, leaves, seed, parent, recipe.epochs)
+    return stages.Stage(run, work, leaves, seed, parent, hardware, recipe.epochs)
 
 
 def _start_over(model, parent, seed: int, allow: tuple[str, ...]) -> None:

@@ -9,7 +9,8 @@ The unit of every table and sweep: what is finished costs nothing, what was inte
 """
 
 import copy
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,15 @@ import prune
 import train
 from utils.cli import script
 
+NOTES = "expected.jsonl"
+
 
 def pipeline(cfg) -> list[Path]:
     """Run what is missing; return the folders of the stages, pass after pass."""
     if not isinstance(cfg.passes, int) or cfg.passes < 1:
         raise ValueError(f"passes is a number from 1 on; got {cfg.passes}")
     if cfg.dry_run:
-        return [stage.run.folder for stage in _expected(cfg)]
+        return [folder for folder, _ in _expected(cfg)]
     folders: list[Path] = []
     for _ in range(cfg.passes):
         for stage in (train.train, prune.prune, finetune.finetune):
@@ -35,22 +38,32 @@ def pipeline(cfg) -> list[Path]:
     return folders
 
 
-def _expected(cfg) -> Iterator[Any]:
-    """Say what each stage would do; nothing is computed or written."""
+def _expected(cfg) -> Iterator[tuple[Path, Any]]:
+    """Say what each stage would do; nothing is computed or written.
+
+    Yields:
+        Each stage's folder, and whether it is finished (True) or how long it would take (a
+        `utils.forecast.Forecast`, or None where nothing tells).
+    """
     from utils import stages
+    from utils.forecast import forecast
 
     parent = None
     for number in range(3 * cfg.passes):
         module = (train, prune, finetune)[number % 3]
         before = f"pass {number // 3 + 1}: " if cfg.passes > 1 else ""
         try:
-            stage = module.describe(_for_stage(cfg, module is finetune, cfg.ckpt), parent)
+            own = _for_stage(cfg, module is finetune, cfg.ckpt)
+            stage = module.describe(own, parent)
         except stages.NotYet as reason:
             print(f"{before}the stages that follow have no name yet: {reason}")
             return
-        print(f"{before}{stage.run.folder} {stage.run.status()}")
+        done = stage.run.result is not None
+        time = done or forecast(stage, stages.plain(own))
+        told = "" if done else f" ({time or 'time unknown: no finished run is like it'})"
+        print(f"{before}{stage.run.folder} {stage.run.status()}{told}")
+        yield stage.run.folder, time
         parent = stages.Parent.of(stage)
-        yield stage
 
 
 def _for_stage(cfg, tuning: bool, parent: str | None):
@@ -82,11 +95,35 @@ def _summarise(folders: list[Path]) -> None:
         )
 
 
-@script("pipeline")
+def _note(expected: Iterable[tuple[Path, Any]]) -> None:
+    """Leave what is to be computed for `_sum_up`: a sweep's jobs may be other processes."""
+    from hydra.core.hydra_config import HydraConfig
+
+    with open(Path(HydraConfig.get().sweep.dir) / NOTES, "a") as file:
+        for folder, time in expected:
+            if time is not True:
+                file.write(json.dumps([str(folder), time and vars(time)]) + "\n")
+
+
+def _sum_up(notes: Path) -> None:
+    """At the end of a dry run: all jobs' stages, each counted once."""
+    from utils.forecast import Forecast, total
+
+    path = notes / NOTES
+    if not path.exists():  # no job came so far
+        return
+    expected = dict(map(json.loads, path.read_text().splitlines()))
+    print(total(time and Forecast(**time) for time in expected.values()))
+
+
+@script("pipeline", after_dry_run=_sum_up)
 def main(cfg) -> None:
     train.from_checkpoint(cfg)
     finetune.refuse_epochs_of_scratch(cfg.finetune.scratch, "finetune.epochs")
-    pipeline(cfg)
+    if cfg.dry_run:
+        _note(_expected(cfg))
+    else:
+        pipeline(cfg)
 
 
 if __name__ == "__main__":

@@ -82,8 +82,8 @@ def describe(cfg, parent=None):
         show_plan(model, graph, scores, keep)
         return model, graph, keep
 
-    leaves = parent.extended(stages.history_entry(run, cfg))
-    return stages.Stage(run, work, leaves, seed, parent, preview=planned)
+    leaves = parent.extended(stages.history_entry(run, cfg, **goal))
+    return stages.Stage(run, work, leaves, seed, parent, hardware, preview=planned)
 
 
 def _trained_for(method: dict):

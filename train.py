@@ -103,7 +103,7 @@ def describe(cfg, parent=None):
 
     if run.result is None:
         stages.try_optimizer(cfg, recipe)
-    return stages.Stage(run, work, leaves, seed, start.parent, recipe.epochs)
+    return stages.Stage(run, work, leaves, seed, start.parent, hardware, recipe.epochs)
 
 
 def _anew(cfg, hardware) -> tuple:

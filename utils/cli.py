@@ -5,6 +5,7 @@ import functools
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,18 @@ class Failed(Exception):
     """A job that has said what went wrong; the sweep's others go on. Its text: see `_note`."""
 
 
-def script(config: str, positional: str | None = None) -> Callable:
+def script(
+    config: str,
+    positional: str | None = None,
+    after_dry_run: Callable[[Path], None] | None = None,
+) -> Callable:
     """Make `main(cfg)` a Hydra script that reads `conf/<config>.yaml`.
 
     Args:
         positional: the option that a bare word on the command line stands for, so that
             `report.py runs/` means `report.py runs_dir=runs/`.
+        after_dry_run: called once, after all jobs of a dry run, with the folder hydra.sweep.dir,
+            which is a temporary one then.
 
     Any error ends in one sentence on stderr and exit code 1; HYDRA_FULL_ERROR=1 shows where it
     happened. An interrupted job ends with 130.
@@ -52,8 +59,12 @@ def script(config: str, positional: str | None = None) -> Callable:
             paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
             os.environ["PYTHONPATH"] = os.pathsep.join(paths)
             job = _job(main, config, show_all, [*sys.argv], f"failed-{os.getpid()}.txt")
+            start = hydra.main(config_path=str(CONF), config_name=config, version_base="1.3")(job)
             try:
-                hydra.main(config_path=str(CONF), config_name=config, version_base="1.3")(job)()
+                if "dry_run=true" in map(str.lower, sys.argv):
+                    _dry(start, after_dry_run)
+                else:
+                    start()
             except Failed as error:
                 jobs = [line.split("\t")[0] for line in Path(str(error)).read_text().splitlines()]
                 told = f"{'; '.join(jobs)} (why: {error})"
@@ -68,6 +79,18 @@ def script(config: str, positional: str | None = None) -> Callable:
         return run
 
     return wrap
+
+
+def _dry(start: Callable[[], Any], after: Callable[[Path], None] | None) -> None:
+    """Start a dry run: what Hydra writes for a sweep goes to a folder that is thrown away."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = [word.lower() for word in sys.argv].index("dry_run=true")  # overrides in a row
+        sys.argv.insert(place, f"hydra.sweep.dir='{folder}'")
+        try:
+            start()
+        finally:
+            if after is not None:
+                after(Path(folder))
 
 
 def typed(name: str) -> bool:

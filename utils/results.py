@@ -45,6 +45,14 @@ def find_runs(root: Path) -> list[dict[str, Any]]:
     return list(runs.values())
 
 
+def readable(path: Path) -> dict[str, Any] | None:
+    """A result.json; None, and a word on stderr, where it is broken, foreign or of other schema."""
+    problem, run = _read(path)
+    if problem:
+        print(f"{path} {problem}: passed over", file=sys.stderr)
+    return None if problem else run
+
+
 def _read(path: Path) -> tuple[str | None, dict[str, Any]]:
     try:
         run = json.loads(path.read_text())

@@ -54,6 +54,7 @@ class Stage:
     leaves: Checkpoint  # what it will save, but for the weights and the channels kept
     seed: int
     parent: "Parent | None"
+    hardware: Hardware
     epochs: int | None = None  # None: nothing is trained
     preview: Callable[[], Any] | None = None  # shows more of what `work` would do
 
