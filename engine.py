@@ -1,11 +1,9 @@
 """The only training loop and the only evaluate()."""
 
 import math
-import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,13 +12,14 @@ from torch import Tensor, nn, optim
 
 from slimming.methods.base import Plain
 from slimming.sparsity import gammas
+from utils import distributed
 from utils.data import Data, Split
 from utils.gammas import advise, describe_gammas
 from utils.hardware import Hardware
+from utils.interrupt import Interrupted, interruptible
 from utils.progress import EpochProgress
 from utils.recipe import Recipe, parameter_groups
 from utils.runs import Run
-from utils.seeding import mix
 from utils.tracking import NoLogger, WandB
 
 EXPLODED = 1e3  # a cross-entropy beyond this never comes back
@@ -29,10 +28,6 @@ DIVERGED = (
     "hardware.precision=fp32"
 )
 CHECK_EVERY = 50  # steps between looks at the loss: each look waits for the GPU
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM; everything is saved. Not an Exception: it ends a whole sweep."""
 
 
 def fit(
@@ -62,48 +57,58 @@ def fit(
     if (saved := run.load_resume()) is not None:
         state.restore(saved, model, optimizer)
         print(f"{run.name}: going on at epoch {state.epoch + 1}, step {state.step + 1}")
-    run.write_rows(state.rows)
+    saver = _Saver(run, hardware.save_minutes)
+    saver.write_rows(state)
     if hardware.compile:
         model.compile()
     steps = data.steps(recipe.batch_size)
     done = state.epoch * steps + state.step
-    title, saved_at = run.label, time.monotonic()
-    with _interruptible() as stop, EpochProgress(title, recipe.epochs, steps, done) as progress:
+    shared = distributed.wrap(model, hardware.sync_batchnorm)
+    with interruptible() as stop, EpochProgress(run.label, recipe.epochs, steps, done) as progress:
         while state.epoch < recipe.epochs:
             model.train()
-            batches = data.train_batches(
-                recipe.batch_size, seed=seed, epoch=state.epoch, start=state.step
-            )
-            for images, labels in batches:
+            for batch, size in _batches(data, recipe.batch_size, seed, state):
                 share = (state.epoch * steps + state.step) / (recipe.epochs * steps)
                 for group in optimizer.param_groups:
                     group["lr"] = base_lr * recipe.schedule(share)
                 # For dropout and the like: what is drawn in a step depends on nothing before it.
-                torch.manual_seed(mix(seed, "step", state.epoch, state.step))
-                loss, logits = _step(model, (images, labels), optimizer, method, hardware)
-                state.count(loss, logits, labels)
+                torch.manual_seed(distributed.own_seed(seed, "step", state.epoch, state.step))
+                loss, logits = _step(shared, batch, optimizer, method, hardware, size)
+                state.count(loss, logits, batch[1], size)
                 _check(state, last=state.step == steps)
-                progress.step(len(labels))
-                if stop:
-                    run.save_resume(state.dump(model, optimizer))
+                progress.step(size)
+                if distributed.anyone(bool(stop)):
+                    saver.save(state, model, optimizer)
                     raise _interrupted(state, recipe)
-                if time.monotonic() - saved_at >= 60 * hardware.save_minutes:
+                if saver.is_due():
                     _check_weights(model, state)
-                    run.save_resume(state.dump(model, optimizer))
-                    saved_at = time.monotonic()
+                    saver.save(state, model, optimizer)
             model, optimizer = method.after_epoch(model, optimizer)
+            if model is not distributed.bare(shared):
+                shared = distributed.wrap(model, hardware.sync_batchnorm)
             row = state.end_epoch(model, data, method, hardware, optimizer.param_groups[0]["lr"])
             _check_weights(model, state)
-            run.save_resume(state.dump(model, optimizer))
-            saved_at = time.monotonic()
-            run.write_rows(state.rows)
+            saver.save(state, model, optimizer)
+            saver.write_rows(state)
             logger.log(row, gammas(model))
             shares = {k.split("/")[0]: row[k] for k in row if k.endswith("/accuracy")}
             progress.epoch(state.epoch, row["train/loss"], shares)
             advise(row, recipe.epochs, method)
-            if stop:  # it came between two steps, while the epoch was being closed
+            if distributed.anyone(
+                bool(stop)
+            ):  # between two steps, while the epoch was being closed
                 raise _interrupted(state, recipe)
     return model
+
+
+def _batches(data: Data, batch_size: int, seed: int, state: "_Progress") -> Iterator[tuple]:
+    """The rest of an epoch: ((images, labels) of this process, images of the whole batch)."""
+    left = len(data.train) - state.step * batch_size
+    for batch in data.train_batches(
+        batch_size, seed=seed, epoch=state.epoch, start=state.step, part=distributed.part
+    ):
+        yield batch, min(left, batch_size)
+        left -= batch_size
 
 
 @torch.no_grad()
@@ -136,11 +141,14 @@ class _Progress:
     def __post_init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
 
-    def count(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+    def count(self, loss: Tensor, logits: Tensor, labels: Tensor, size: int) -> None:
+        """A step more. `loss` and `logits` are of this process's part of a batch of `size`."""
+        right = (logits.detach().argmax(1) == labels).sum()
+        sums = torch.stack([loss.detach().double() * len(labels), right.double()])
+        sums = distributed.total(sums) / distributed.copies(size)
         self.step += 1
-        self.images += len(labels)
-        self.loss = self.loss + loss.detach().double() * len(labels)
-        self.right = self.right + (logits.detach().argmax(1) == labels).sum()
+        self.images += size
+        self.loss, self.right = self.loss + sums[0], self.right + sums[1]
 
     def end_epoch(
         self, model: nn.Module, data: Data, method: Plain, hardware: Hardware, lr: float
@@ -152,7 +160,7 @@ class _Progress:
             "train/loss": float(self.loss) / self.images,
             "train/accuracy": int(self.right) / self.images,
         }
-        if len(data.val):
+        if len(data.val) and distributed.leads():
             scores = evaluate(model, data, data.val, hardware)
             row |= {f"val/{key}": value for key, value in scores.items()}
         row |= describe_gammas(model, method.strength)
@@ -182,20 +190,43 @@ class _Progress:
             torch.set_num_threads(saved["threads"])
 
 
+@dataclass
+class _Saver:
+    """Writes the run folder, or leaves that to the process that leads."""
+
+    run: Run
+    minutes: float  # between two saves inside an epoch
+    last: float = field(default_factory=time.monotonic)
+
+    def is_due(self) -> bool:
+        return time.monotonic() - self.last >= 60 * self.minutes
+
+    def save(self, state: _Progress, model: nn.Module, optimizer: optim.Optimizer) -> None:
+        if distributed.leads():
+            self.run.save_resume(state.dump(model, optimizer))
+        self.last = time.monotonic()
+
+    def write_rows(self, state: _Progress) -> None:
+        if distributed.leads():
+            self.run.write_rows(state.rows)
+
+
 def _step(
     model: nn.Module,
     batch: tuple[Tensor, Tensor],
     optimizer: optim.Optimizer,
     method: Plain,
     hardware: Hardware,
+    size: int,
 ) -> tuple[Tensor, Tensor]:
+    """-> loss and logits of `batch`, this process's part of one of `size` images."""
     optimizer.zero_grad(set_to_none=True)
     with hardware.autocast():
         loss, logits = method.loss(model, batch)
-    loss.backward()
-    method.after_backward(model)
+    (loss * distributed.share(size, own=len(batch[1]))).backward()
+    method.after_backward(distributed.bare(model))
     optimizer.step()
-    method.after_step(model, optimizer.param_groups[0]["lr"])
+    method.after_step(distributed.bare(model), optimizer.param_groups[0]["lr"])
     return loss, logits
 
 
@@ -216,31 +247,8 @@ def _check_weights(model: nn.Module, state: _Progress) -> None:
 
 
 def _interrupted(state: _Progress, recipe: Recipe) -> Interrupted:
+    distributed.from_leader()  # which has saved: nobody ends before
     return Interrupted(
         f"stopped after {state.epoch} of {recipe.epochs} epochs and {state.step} steps; everything "
         f"is saved: the same command goes on from here"
     )
-
-
-@contextmanager
-def _interruptible() -> Iterator[list[int]]:
-    """A list that is empty until SIGINT or SIGTERM arrives; a second signal acts as usual."""
-    received: list[int] = []
-    before: dict[int, Any] = {}
-
-    def receive(number: int, frame: Any) -> None:
-        received.append(number)
-        for known, handler in before.items():
-            signal.signal(known, handler)
-        print("\nstopping after this step; once more to stop at once", flush=True)
-
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, receive)
-    except ValueError:  # not the main thread: signals are somebody else's business
-        before.clear()
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

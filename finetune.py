@@ -55,7 +55,7 @@ def describe(cfg, parent=None):
             "data": data.fingerprint,
             "recipe": {**stages.recipe_identity(cfg), "epochs": recipe.epochs},
             "scratch": cfg.scratch,
-            "precision": hardware.precision,
+            **hardware.identity,
         },
     )
 

@@ -74,7 +74,7 @@ def describe(cfg, parent=None):
             "data": data.fingerprint,
             "method": training_identity(described, method),
             "recipe": stages.recipe_identity(cfg),
-            "precision": hardware.precision,
+            **hardware.identity,
         },
     )
 

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from utils import distributed
+
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
 FLAGS = ("--cfg", "-c", "--info", "-i", "--package", "-p")  # of Hydra: their value comes after
@@ -52,6 +54,7 @@ def script(
             from utils.schema import register
 
             register()
+            distributed.hush()
             show_all = os.environ.get("HYDRA_FULL_ERROR") == "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints tracebacks itself
             sys.argv[1:] = _own_network(_expand(sys.argv[1:], positional))
@@ -121,7 +124,7 @@ def _job(
                 raise
             sentence = _sentence(error, cfg)
             _say(sentence, 1)
-            if HydraConfig.get().mode == RunMode.RUN:
+            if HydraConfig.get().mode == RunMode.RUN or distributed.count() > 1:
                 sys.exit(1)
             raise Failed(_note(sentence, failures)) from None
 
@@ -207,7 +210,8 @@ def _expand(arguments: list[str], positional: str | None) -> list[str]:
 
 
 def _say(sentence: str, code: int) -> int:
-    print(f"error: {sentence}" if code == 1 else sentence, file=sys.stderr, flush=True)
+    if distributed.is_first_to_end():
+        print(f"error: {sentence}" if code == 1 else sentence, file=sys.stderr, flush=True)
     return code
 
 

@@ -22,6 +22,7 @@ from utils import folders, sources
 from utils.augment import augment, channel_stats, normalise
 from utils.sources import Split
 from utils.splits import (
+    Part,
     carve,
     generator_of,
     order_of_epoch,
@@ -67,12 +68,13 @@ class Data:
         return steps_per_epoch(self.name, len(self.train), batch_size)
 
     def train_batches(
-        self, batch_size: int, *, seed: int, epoch: int, start: int = 0
+        self, batch_size: int, *, seed: int, epoch: int, start: int = 0, part: Part = slice
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Augmented, normalised float32 (B, C, H, W) and labels (B,), every image once, shuffled.
 
         The order depends on (seed, epoch) and a batch's augmentation on (seed, epoch, step), so
-        `start=k` yields exactly what comes after the first k batches, without drawing those.
+        `start=k` yields exactly what comes after the first k batches, without drawing those, and
+        `part` says which images of a batch of n are wanted: they look as in the whole batch.
         """
         assert start >= 0
         order = order_of_epoch(len(self.train), seed, epoch).to(self.train.images.device)
@@ -87,7 +89,8 @@ class Data:
                 pad_raw=self.pad_raw,
                 generator=generator_of(seed, epoch, step),
             )
-            yield images, self.train.labels[chosen]
+            wanted = part(len(chosen))
+            yield images[wanted], self.train.labels[chosen[wanted]]
 
     def eval_batches(self, split: Split, batch_size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
         """Normalised float32 (B, C, H, W) and labels (B,), in order, not augmented."""

@@ -45,6 +45,8 @@ def settings(run: Run) -> dict[str, Any]:
     asked["dataset"], asked["network"] = run.get("dataset"), run.get("model")
     # Of older runs only the wish is known, such as "auto".
     asked["precision"] = run.get("precision") or (config.get("hardware") or {}).get("precision")
+    for key in ("processes", "sync_batchnorm"):  # of a training under torchrun
+        asked[key] = run.get(key)
     if not run.get("parent") and config.get("ckpt"):  # somebody's file: its weights may differ
         asked["ckpt"] = config["ckpt"]
     _OF_STAGE[stage](run, asked)

@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from utils import distributed
+
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -19,6 +21,14 @@ class Hardware:
     channels_last: bool | None  # None: decided per network, see `prefers_channels_last`
     compile: bool
     save_minutes: float = 10.0  # between two saves inside an epoch
+    sync_batchnorm: bool = False
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What can change a result, as it enters a run's hash; several processes only if so."""
+        several = {"processes": distributed.count(), "sync_batchnorm": self.sync_batchnorm}
+        alone = distributed.count() == 1
+        return {"precision": self.precision, **({} if alone else several)}
 
     def place(self, model: nn.Module) -> nn.Module:
         """Move a network to the device, in the layout that suits it."""
@@ -43,6 +53,7 @@ def choose(
     compile: bool = False,
     threads: int | None = None,
     save_minutes: float = 10.0,
+    sync_batchnorm: bool = False,
 ) -> Hardware:
     """Resolve "auto" and set the number of threads.
 
@@ -53,9 +64,11 @@ def choose(
         compile: use torch.compile (each new width compiles again: rarely pays for short runs).
         threads: CPU threads; None leaves torch's choice.
         save_minutes: training is saved that often inside an epoch, too; 0: after every step.
+        sync_batchnorm: under torchrun, normalise over the whole batch, not over each GPU's part.
 
     Raises:
-        ValueError: unknown or absent device, unknown precision, threads below 1, a negative time.
+        ValueError: unknown or absent device, unknown precision, threads below 1, a negative time,
+            sync_batchnorm on the CPU.
     """
     if not save_minutes >= 0:
         raise ValueError(f"hardware.save_minutes is a time, 0 or more; got {save_minutes}")
@@ -63,6 +76,7 @@ def choose(
         if threads < 1:
             raise ValueError(f"hardware.threads is a number from 1 on; got {threads}")
         torch.set_num_threads(threads)
+    device = distributed.join(device)
     if device == "auto":
         gpu = gpu_of_worker(current_process().name, torch.cuda.device_count())
         device = f"cuda:{gpu}" if torch.cuda.is_available() else "cpu"
@@ -71,11 +85,13 @@ def choose(
     except (RuntimeError, AssertionError) as error:
         reason = (str(error).strip() or "not available here").splitlines()[0].rstrip(".")
         raise ValueError(f"device={device} can't be used ({reason}); try device=cpu") from error
+    if sync_batchnorm and chosen.type != "cuda":
+        raise ValueError("hardware.sync_batchnorm needs GPUs: leave it out on the CPU")
     if precision == "auto":
         precision = "bf16" if has_native_bf16(chosen) else "fp32"
     if precision not in PRECISIONS:
         raise ValueError(f"hardware.precision is auto, fp32 or bf16; got {precision!r}")
-    return Hardware(chosen, precision, channels_last, compile, save_minutes)
+    return Hardware(chosen, precision, channels_last, compile, save_minutes, sync_batchnorm)
 
 
 def gpu_of_worker(process: str, count: int) -> int:

@@ -1,10 +1,14 @@
 """Which images a split, an epoch or a sample holds: alike for data in memory and streamed ones."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from utils.seeding import mix
 from utils.sources import Split
+
+Part = Callable[[int], slice]  # which of a batch's images one process wants; `slice`: all
 
 
 def steps_per_epoch(name: str, count: int, batch_size: int) -> int:

@@ -17,7 +17,7 @@ from engine import evaluate
 from slimming import artifact
 from slimming.artifact import Checkpoint
 from slimming.sparsity import gammas
-from utils import port
+from utils import distributed, port
 from utils.cost import count
 from utils.data import Data
 from utils.hardware import Hardware
@@ -65,12 +65,28 @@ def complete(cfg: DictConfig, stage: Stage) -> Path:
     if cfg.dry_run:
         print(f"{run.folder} {run.status()}")
         return run.folder
+    distributed.agree(run.name)
+    threads = torch.get_num_threads()  # resuming may set another number, for this run only
+    try:
+        if distributed.leads():
+            _lead(cfg, stage)
+        elif distributed.from_leader() and stage.epochs is not None:
+            stage.work(NoLogger())  # the other processes of a torchrun only help to train
+    finally:
+        torch.set_num_threads(threads)
+    distributed.from_leader()  # everything is written
+    return run.folder
+
+
+def _lead(cfg: DictConfig, stage: Stage) -> None:
+    """All of a stage, but for the images that other processes of a torchrun compute."""
+    run = stage.run
     if (done := run.result) is not None:  # nothing is written: the folder may be read-only
         return _finished(run, done)
-    threads = torch.get_num_threads()  # resuming may set another number, for this run only
     with run.locked():
         if (done := run.result) is not None:  # by the process we waited for
             return _finished(run, done)
+        distributed.from_leader(True)
         config = _with_parent(plain(cfg), stage)
         run.write("config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
         logger = instantiate(cfg.logger, _convert_="all")
@@ -80,19 +96,17 @@ def complete(cfg: DictConfig, stage: Stage) -> Path:
             logger.finish(result)
         finally:
             logger.close()
-            torch.set_num_threads(threads)
     test = 100 * result["accuracy"]["test"]
     print(
         f"{run.folder}: test accuracy {test:.2f} %, {result['params']:,} parameters, "
         f"{result['macs']:,} MACs"
     )
-    return run.folder
 
 
-def _finished(run: Run, result: dict[str, Any]) -> Path:
+def _finished(run: Run, result: dict[str, Any]) -> None:
     """Say so; and whether other code than this computed it."""
+    distributed.from_leader(False)
     print(f"{run.folder} is finished{run.of_other_code(result)}")
-    return run.folder
 
 
 def _with_parent(config: dict[str, Any], stage: Stage) -> dict[str, Any]:
@@ -291,6 +305,8 @@ class Parent:
 
 def accuracies(model: nn.Module, data: Data, hardware: Hardware) -> dict[str, float | None]:
     """{"test": accuracy, "val": accuracy, or None where there is no validation split}."""
+    if not distributed.leads():
+        return {}
     return {
         "test": evaluate(model, data, data.test, hardware)["accuracy"],
         "val": evaluate(model, data, data.val, hardware)["accuracy"] if len(data.val) else None,
@@ -314,7 +330,7 @@ def facts(
         "parent": parent.folder if parent else None,
         "dataset": data.name,
         "device": str(hardware.device),
-        "precision": hardware.precision,
+        **hardware.identity,
         "model": target.rpartition(".")[2],
         **{key: known.get(key) for key in inherited},
         **({} if "seed" in known else {"seed": cfg.seed}),

@@ -26,7 +26,7 @@ from utils import folders
 from utils.augment import normalise
 from utils.seeding import mix
 from utils.sources import Split
-from utils.splits import order_of_epoch, order_of_sample, set_aside, steps_per_epoch
+from utils.splits import Part, order_of_epoch, order_of_sample, set_aside, steps_per_epoch
 
 # Of ImageNet's colours, on the 0..1 scale; fb.resnet.torch, datasets/imagenet.lua.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -92,16 +92,17 @@ class Streamed:
         return steps_per_epoch(self.name, len(self.train), batch_size)
 
     def train_batches(
-        self, batch_size: int, *, seed: int, epoch: int, start: int = 0
+        self, batch_size: int, *, seed: int, epoch: int, start: int = 0, part: Part = slice
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Augmented, normalised float32 (B, 3, size, size) and labels (B,), every image once.
 
-        `start=k` yields exactly what comes after the first k batches, without reading those.
+        `start=k` yields exactly what comes after the first k batches, without reading those, and
+        `part` says which images of a batch of n are read.
         ValueError, naming the file, for an image that can't be read.
         """
         order = order_of_epoch(len(self.train), seed, epoch)
         steps = range(start, self.steps(batch_size))
-        reader = _Reader(self.train, order, batch_size, self.augment, (seed, epoch))
+        reader = _Reader(self.train, order, batch_size, self.augment, (seed, epoch), part)
         return self._read(reader, steps)
 
     def eval_batches(self, split: Files, batch_size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
@@ -150,10 +151,12 @@ class _Reader:
     batch_size: int
     view: View
     seeds: tuple[int, ...] = ()
+    part: Part = slice
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor] | str:
         """uint8 (B, 3, size, size) and labels (B,), or what is wrong with an image."""
         chosen = self.order[step * self.batch_size : (step + 1) * self.batch_size]
+        chosen = chosen[self.part(len(chosen))]
         before = torch.get_rng_state()
         try:
             images = torch.stack([self._image(number) for number in chosen.tolist()])
