@@ -1,4 +1,4 @@
-"""Where a sweep bends: the smallest network that is as good as the best, as far as one can tell.
+"""Where a sweep bends: the cheapest cut that is as good as the best one, as far as one can tell.
 
 "As good" is the one-standard-error rule (Breiman et al., Classification and Regression Trees,
 1984): within one standard error of the best mean validation accuracy. The test set has no say.
@@ -19,7 +19,8 @@ class Knee:
     """The suggestion of one sweep."""
 
     point: Point  # the fewest MACs within the error of the best
-    best: Point
+    best: Point  # the highest validation accuracy of all cuts
+    dense: Point | None  # the same of all uncut networks
     error: float  # standard error of the best, as a fraction
     why: str  # where the error is from
 
@@ -49,21 +50,28 @@ def uncut(point: Point) -> bool:
 
 
 def final(points: Iterable[Point]) -> list[Point]:
-    """The last step of each line of the table: fine-tuned, else the cut, else trained."""
+    """What each line of the table ends in: fine-tuned, else its cuts, else trained."""
     ends = []
     for members in by_line(points).values():
         tuned = [point for point in members if point.what.startswith("fine-tuned")]
-        last = members[-1].what
-        ends += tuned or [point for point in members if point.what == last]
+        ends += tuned or last_steps(members)
     return ends
+
+
+def last_steps(points: Iterable[Point]) -> list[Point]:
+    """Each network once: of what was done to it after a cut, only the last."""
+    last = {(point["run"], point.n): point for point in points}
+    return list(last.values())
 
 
 def knee(points: Sequence[Point], runs: dict[str, dict[str, Any]]) -> Knee | None:
     """The knee of one sweep; None where no validation accuracy, or no error of it, is known."""
-    able = [point for point in points if point.mean("val") is not None]
-    if not able or all(uncut(point) for point in able):
+    known = [point for point in points if point.mean("val") is not None]
+    able = [point for point in known if not uncut(point)]
+    if not able:
         return None
-    best = max(able, key=lambda point: (point.mean("val"), -point["macs"]))
+    best = max(able, key=lambda point: (point.mean("val"), -point.mean("macs")))
+    dense = max(filter(uncut, known), key=lambda point: point.mean("val"), default=None)
     errors = {"over seeds": (best.spread("val") or 0) / sqrt(best.n)}
     if images := _val_images(runs[best["run"]], runs):
         mean = best.mean("val")
@@ -74,7 +82,7 @@ def knee(points: Sequence[Point], runs: dict[str, dict[str, Any]]) -> Knee | Non
         return None
     good = [point for point in able if point.mean("val") >= best.mean("val") - error]
     point = min(good, key=lambda point: (point.mean("macs"), -point.mean("val")))
-    return Knee(point, best, error, why)
+    return Knee(point, best, dense, error, why)
 
 
 def _val_images(run: dict[str, Any], runs: dict[str, dict[str, Any]]) -> int | None:

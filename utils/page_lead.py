@@ -45,12 +45,12 @@ def cards(story: Story) -> str:
     else:
         thin = max((p for p in ends if not uncut(p)), key=lambda p: p.mean("test"), default=None)
         why = "the most accurate thin network here, not a choice: there is no validation split"
-    if thin is None or uncut(thin):
+    if thin is None:
         return ""
     same = [p for p in ends if uncut(p) and _alike(p, thin)]
     before = next((p for p in same if not p["lambda"]), same[0] if same else None)
-    parts = [] if before is None else [_card(before.percent() + " %", _uncut_words(before))]
-    parts.append(_card(thin.percent() + " %", f"{_cut_words(thin)}: {why}"))
+    parts = [] if before is None else [_card(_percent(before), _uncut_words(before))]
+    parts.append(_card(_percent(thin), f"{_cut_words(thin)}: {why}"))
     if before is not None:
         for column, words in (("params", "parameters"), ("macs", "multiply-accumulates")):
             share = thin.mean(column) / before.mean(column)
@@ -74,8 +74,15 @@ def _cut_words(point: Point) -> str:
     return f"test accuracy with λ {point['lambda']:g}, {share} {step}"
 
 
+def _percent(point: Point) -> str:
+    number, _, seeds = point.percent().partition(" (")
+    return f"{number} %" + (f" ({seeds}" if seeds else "")
+
+
 def _card(number: str, words: str) -> str:
-    return f'<div class="card"><b>{escape(number)}</b><span>{escape(words)}</span></div>'
+    number, _, seeds = escape(number).partition(" (")
+    small = f" <small>({seeds}</small>" if seeds else ""
+    return f'<div class="card"><b>{number}{small}</b><span>{escape(words)}</span></div>'
 
 
 def knee_lead(story: Story) -> str:
@@ -87,7 +94,9 @@ def knee_lead(story: Story) -> str:
     ]
     for key, knee in found.items():
         if knee:
-            said.append(f"{escape(sweep_title(key))}: {_suggestion(knee)}")
+            before = "" if story.alone and len(found) == 1 else f"{escape(sweep_title(key))}: "
+            suggestion = _suggestion(knee)
+            said.append(before + suggestion if before else suggestion[0].upper() + suggestion[1:])
     if any(knee is None for knee in found.values()):
         said.append(
             "Where only the test accuracy is known, no knee is marked: choosing by the test set "
@@ -97,16 +106,26 @@ def knee_lead(story: Story) -> str:
 
 
 def _suggestion(knee: Knee) -> str:
-    point, best = knee.point, knee.best
-    what = "uncut" if uncut(point) else f"ratio {escape(goal(point))}"
-    more = "" if point is best else (
-        f" The best one is λ {best['lambda']:g}, "
-        f"{'uncut' if uncut(best) else 'ratio ' + escape(goal(best))} "
-        f"({100 * best.mean('val'):.2f} %, {si(best.mean('macs'))} MACs)."
-    )  # fmt: skip
-    return (
-        f"the suggested knee is <b>λ {point['lambda']:g}, {what}</b> (red frame; "
-        f"{100 * point.mean('val'):.2f} % of validation images, {si(point.mean('macs'))} MACs): "
-        f"the fewest MACs within one standard error ({100 * knee.error:.2f} points, {knee.why}) of "
-        f"the best.{more}"
+    point, best, dense = knee.point, knee.best, knee.dense
+    said = (
+        f"the suggested knee is <b>{_which(point)}</b> (red frame): {_val(point)} of the "
+        f"validation images with {si(point.mean('macs'))} MACs. It is the cut with the fewest MACs "
+        f"within one standard error ({100 * knee.error:.2f} points, {knee.why}) of the best cut"
     )
+    said += "." if point is best else f", {_which(best)} ({_val(best)}, {si(best.mean('macs'))})."
+    if dense is not None:
+        share = point.mean("macs") / dense.mean("macs")
+        said += (
+            f" The best uncut network ({_which(dense)}) has {_val(dense)} with "
+            f"{1 / share:.3g} times as many."
+        )
+    return said
+
+
+def _which(point: Point) -> str:
+    what = "uncut" if uncut(point) else f"ratio {escape(goal(point))}"
+    return f"λ {point['lambda']:g}, {what}"
+
+
+def _val(point: Point) -> str:
+    return f"{100 * point.mean('val'):.2f} %"

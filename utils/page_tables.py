@@ -1,5 +1,6 @@
 """The tables of the page. Everything from a result is escaped."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -14,6 +15,7 @@ from utils.summary import APART, apart, by_line, by_ratio, line
 from utils.table import LEFT, frame, humane
 
 WORDS = {*LEFT, "method", "then", "against", "verdict", "stage", "commit", "machine", "command"}
+N = re.compile(r" \(n = (\d+)\)")
 OPEN = 60  # rows: longer tables start closed
 
 
@@ -36,8 +38,12 @@ def results(story: Story) -> str:
                 " ".join(sorted({names[commit(by_name[row["run"]])] for row in members}))
                 for members in lines.values()
             ]
+        if story.alone:  # the title says it
+            text = text.drop(columns=["network", "data"])
+        text, n = _without_n(text)
         shaded = [number for number, key in enumerate(lines) if key in marked]
-        parts.append(f"<h3>Recipe: {escape(str(recipe))}</h3>{table(text, shaded)}")
+        over = f", ± over {n} seeds" if n else ""
+        parts.append(f"<h3>Recipe: {escape(str(recipe))}{over}</h3>{table(text, shaded)}")
         parts += _notes(story, rows, names)
         every = table(humane(frame(rows)))
         parts.append(
@@ -59,8 +65,8 @@ def _notes(story: Story, rows: Sequence[Mapping], names: Mapping[str, str]) -> l
     if refused := apart(rows, story.paths):
         items = "".join(f"<li>{escape(sentence)}</li>" for sentence in refused)
         notes.append(
-            f'<details class="apart"{" open" if len(refused) < 6 else ""}><summary>{APART} '
-            f'({len(refused)} lines)</summary><ul class="note">{items}</ul></details>'
+            f'<details class="apart"{" open" if len(refused) < 6 else ""}><summary>{APART}'
+            f'</summary><ul class="note">{items}</ul></details>'
         )
     timed_on = sorted({row["timed_on"] for row in rows if row["timed_on"]})
     if timed_on:
@@ -117,14 +123,15 @@ def table(text: pd.DataFrame, shaded: Sequence[int] = ()) -> str:
     """A sortable table of text."""
     words = [" class='word'" if column in WORDS else "" for column in text.columns]
     heads = "".join(
-        f"<th scope='col'{word}><button type='button'>{escape(str(column))}</button></th>"
+        f"<th scope='col'{word}><button type='button'>{_head(str(column))}</button></th>"
         for column, word in zip(text.columns, words, strict=True)
     )
     shaded = set(shaded)
     lines = []
     for number, values in enumerate(text.astype(str).values.tolist()):
         cells = "".join(
-            f"<td{word}>{escape(value)}</td>" for value, word in zip(values, words, strict=True)
+            f"<td{word}>{_seeds(escape(value))}</td>"
+            for value, word in zip(values, words, strict=True)
         )
         mark = " class='knee'" if number in shaded else ""
         lines.append(f"<tr{mark}>{cells}</tr>")
@@ -132,3 +139,21 @@ def table(text: pd.DataFrame, shaded: Sequence[int] = ()) -> str:
         f"<div class='scroll'><table><thead><tr>{heads}</tr></thead>"
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
+
+
+def _without_n(text: pd.DataFrame) -> tuple[pd.DataFrame, str | None]:
+    """Where every mean is over as many seeds, it is enough to say it once."""
+    counts = {n for column in text for cell in text[column] for n in N.findall(str(cell))}
+    if len(counts) != 1:
+        return text, None
+    return text.replace(N, "", regex=True), counts.pop()
+
+
+def _head(column: str) -> str:
+    """Short names stay on one line."""
+    return escape(column.replace(" ", "\N{NO-BREAK SPACE}") if len(column) < 11 else column)
+
+
+def _seeds(cell: str) -> str:
+    """The number of seeds, in small print."""
+    return N.sub(r" <small>(n = \1)</small>", cell)

@@ -22,15 +22,15 @@ from utils import table
 from utils.summary import Point, points
 
 matplotlib.use("Agg")
-BLACK, GREY, GRID = "#1A1A1A", "#8C8C8C", "#D8D8D8"
+BLACK, GREY, GRID, GAP = "#1A1A1A", "#8C8C8C", "#D8D8D8", "#FEFEFD"
 BLUE, RED, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 SKY, ORANGE = "#56B4E9", "#E69F00"
 SERIES = (BLUE, RED, GREEN, PINK, ORANGE, SKY)
 # In a page the two themes choose; the names are those of page.css.
 THEMED = {
-    BLACK: "currentColor", GRID: "var(--grid)", GREY: "var(--grey)", BLUE: "var(--blue)",
-    RED: "var(--red)", GREEN: "var(--green)", PINK: "var(--pink)", SKY: "var(--sky)",
-    ORANGE: "var(--orange)",
+    BLACK: "currentColor", GAP: "var(--card)", GRID: "var(--grid)", GREY: "var(--grey)",
+    BLUE: "var(--blue)", RED: "var(--red)", GREEN: "var(--green)", PINK: "var(--pink)",
+    SKY: "var(--sky)", ORANGE: "var(--orange)",
 }  # fmt: skip
 MARKERS = ("o", "s", "^", "D", "v", "P")
 PANELS = 6
@@ -67,6 +67,11 @@ class Story:
     runs: Sequence[dict[str, Any]]
 
     @cached_property
+    def alone(self) -> bool:
+        """Whether all is about one network on one data set: then no plot needs to say so."""
+        return len({(row["network"], row["data"], row["recipe"]) for row in self.rows}) == 1
+
+    @cached_property
     def chains(self) -> list[list[dict[str, Any]]]:
         return table.chains(self.runs)
 
@@ -100,7 +105,7 @@ def panels(number: int, height: float = 3.0, share: bool | str = False) -> tuple
     """(figure, axes): `number` panels in as many columns as are readable."""
     columns = 1 if number == 1 else 2 if number in (2, 4) else 3
     lines = math.ceil(number / columns)
-    figure = Figure(figsize=(8, height * lines + 0.7))
+    figure = Figure(figsize=(8, height * lines + 0.5))
     grid = figure.subplots(lines, columns, squeeze=False, sharey=share).flatten()
     for spare in grid[number:]:
         spare.remove()
@@ -121,11 +126,26 @@ def legend(figure: Figure, axes: Sequence[Axes], columns: int = 4) -> None:
         )  # fmt: skip
 
 
+def spread(names: Sequence[str], most: int) -> list[str]:
+    """At most so many of them, evenly over the whole list: not only the mildest cuts."""
+    if len(names) <= most:
+        return list(names)
+    return [names[round(k * (len(names) - 1) / (most - 1))] for k in range(most)]
+
+
 def left_out(names: Iterable[str], most: int = 8) -> str:
     """ "Not shown: a, b." or "" """
     names = list(dict.fromkeys(names))
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return f"Not shown: {'; '.join(names[:most])}{more}." if names else ""
+
+
+def _shorter(attribute: re.Match) -> str:
+    """Coordinates to a hundredth of a point; what is text stays."""
+    name, value = attribute.groups()
+    if name in ("d", "x", "y", "points", "transform", "width", "height"):
+        value = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", value)
+    return f'{name}="{value}"'
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -145,7 +165,7 @@ def svg(figure: Figure, name: str, label: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.S)
     text = re.sub(r"font-family: [^;\"]*; ?", "", text).replace("xlink:href", "href")
     text = re.sub(r" transform=\"rotate\(-0 [^)]*\)\"", "", text)
-    text = re.sub(r"(\d\.\d\d)\d+", r"\1", text)
+    text = re.sub(r"(?<= )([a-z0-9]+)=\"([^\"]*)\"", _shorter, text)
     text = re.sub(r"\s*\n\s*", " ", text)
     # Names are the page's, not the plot's: keep only those that are used, as our own.
     used = set(re.findall(r"(?:href=\"#|url\(#)([^\")]+)", text))

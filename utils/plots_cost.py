@@ -1,11 +1,12 @@
 """Accuracy against what a network costs, with the networks that no other one beats."""
 
+import math
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
 
-from utils.knee import uncut
+from utils.knee import last_steps, uncut
 from utils.plots import (
     BLACK,
     BLUE,
@@ -24,11 +25,11 @@ from utils.plots import (
 from utils.summary import Point
 
 COSTS = {
-    "macs": "multiply-accumulates (MACs) per image",
+    "macs": "MACs per image",
     "params": "parameters",
     "latency_64_ms": "ms for a batch of 64",
 }
-BELOW = 0.25  # networks this far below the best would squeeze all others together
+BELOW = 0.10  # networks this far below the best would squeeze all others together
 LOOKS = {
     "baseline": (BLACK, "*", "baseline (λ 0)"),
     "sparse": (GREY, "s", "sparse, uncut"),
@@ -42,7 +43,7 @@ METHODS = (BLUE, RED, GREEN, PINK)
 def cost(story: Story) -> Drawn:
     """One line of panels per network and data set: test accuracy against MACs, parameters, time."""
     subjects: dict[tuple, list[Point]] = {}
-    for point in _shown(story.points):
+    for point in last_steps(story.points):
         subjects.setdefault((point["network"], point["data"]), []).append(point)
     subjects = {key: points for key, points in subjects.items() if len(points) > 1}
     if not subjects:
@@ -57,24 +58,20 @@ def cost(story: Story) -> Drawn:
             best = max(point.mean("test") for point in subjects[key])
             near = [p for p in subjects[key] if p.mean("test") >= best - BELOW]
             if far := len(subjects[key]) - len(near):
-                notes.append(f"{far} more than {100 * BELOW:g} points below the best")
+                notes.append(f"{far} networks more than {100 * BELOW:g} points below the best")
             for panel, column in zip(line, columns, strict=True):
                 _panel(panel, _timed(near, machines[0]) if "latency" in column else near, column)
-            line[0].set_ylabel(f"{key[0]}, {key[1]}\ntest accuracy in %")
+            before = "" if story.alone else f"{key[0]}, {key[1]}\n"
+            line[0].set_ylabel(f"{before}test accuracy in %")
+            low = min(point.mean("test") for point in near)
+            pad = max(0.08 * (best - low), 0.002)
+            line[0].set_ylim(100 * (low - pad), 100 * min(best + 1.5 * pad, 1 + pad / 2))
         for panel, column in zip(axes[-1], columns, strict=True):
             panel.set_xlabel(COSTS[column])
         legend(figure, [panel for line in axes for panel in line], columns=3)
     if len(machines) > 1:
         notes.append(f"times measured elsewhere than on {machines[0]}")
     return Drawn(figure, left_out([*notes, *missed]))
-
-
-def _shown(points: Sequence[Point]) -> list[Point]:
-    """Every network once: right after the cut with the last repair only."""
-    last: dict[tuple, Point] = {}
-    for point in points:
-        last[point["run"], point.n] = point
-    return list(last.values())
 
 
 def _table_of_panels(lines: int, columns: int) -> tuple:
@@ -102,18 +99,27 @@ def _panel(axes: Axes, points: Sequence[Point], column: str) -> None:
     best = front([(p.mean(column), p.mean("test")) for p in points if p.mean(column) is not None])
     if best:
         x, y = zip(*best, strict=True)
-        looks = {"color": RED, "linewidth": 1.3, "alpha": 0.8, "zorder": 1.5}
-        axes.step(x, [100 * v for v in y], where="post", label="no network is better", **looks)
+        looks = {"color": RED, "linewidth": 1.5, "zorder": 1.5}
+        axes.step(
+            x, [100 * v for v in y], where="post", label="best at its cost (Pareto front)", **looks
+        )
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(ticks(*axes.get_xlim())))
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
-    axes.xaxis.set_minor_formatter(EngFormatter(sep=" ") if _short(axes) else "")
-    axes.tick_params(axis="x", which="both", labelsize=9)
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _short(axes: Axes) -> bool:
-    """Less than a decade would have no more than one tick."""
-    low, high = axes.get_xlim()
-    return high / low < 8
+def ticks(low: float, high: float, most: int = 4) -> list[float]:
+    """Round numbers between two positive ones, for a logarithmic axis: two at least."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found: list[float] = []
+    for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), tuple(range(10, 100))):
+        scale = 10 if steps[0] == 10 else 1
+        every = [step / scale * 10.0**decade for decade in decades for step in steps]
+        found = [tick for tick in every if low <= tick <= high]
+        if len(found) >= 2:
+            break
+    return found[:: math.ceil(len(found) / most)] if found else []
 
 
 def front(costs: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

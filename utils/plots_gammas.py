@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
+from matplotlib.ticker import MaxNLocator
 
 from utils.gammas import EDGES
 from utils.plots import BLUE, GREY, PANELS, RED, Drawn, Story, left_out, legend, panels, style
@@ -36,9 +37,10 @@ def gammas(story: Story) -> Drawn:
     start, stop = math.floor(math.log10(low)), math.floor(math.log10(high)) + 1
     edges = np.logspace(start, stop, 8 * (stop - start) + 1)
     with style():
-        figure, axes = panels(len(shown), 2.7)
+        figure, axes = panels(len(shown), 2.7, share=True)
         for panel, chain in zip(axes, shown, strict=True):
             _histogram(panel, chain, edges)
+            panel.set_title(title(chain, story.alone))
         figure.supxlabel("|γ| of a channel (BatchNorm scale, no unit)", fontsize=11)
         figure.supylabel("channels", fontsize=11)
         legend(figure, axes)
@@ -66,7 +68,7 @@ def _histogram(axes: Axes, chain: Chain, edges: np.ndarray) -> None:
     looks = {
         "train": {"color": GREY, "alpha": 0.55, "label": "before the cut"},
         "prune": {"color": BLUE, "alpha": 0.8, "label": "kept by the cut"},
-        "finetune": {"color": RED, "label": "fine-tuned", "histtype": "step", "linewidth": 2},
+        "finetune": {"color": RED, "label": "fine-tuned", "histtype": "step", "linewidth": 1.6},
     }
     # Zeros have no place on a log axis: they get a bin of their own, one decade to the left.
     zero = (edges[0] / 10, edges[0] / 10 ** (7 / 8))
@@ -76,10 +78,11 @@ def _histogram(axes: Axes, chain: Chain, edges: np.ndarray) -> None:
         values = _values(run)
         values = np.where(values < ZERO, middle, values)
         axes.hist(values, bins=edges, **{"histtype": "stepfilled", **looks[run["stage"]]})
-    axes.set(xscale="log", yscale="log", title=title(chain), xlim=(zero[0] / 1.3, edges[-1]))
+    axes.set(xscale="log", yscale="log", xlim=(zero[0] / 1.3, edges[-1]))
     axes.set_ylim(bottom=0.7)
     decades = range(round(math.log10(edges[2])), round(math.log10(edges[-1])) + 1)
-    decades = decades[:: math.ceil(len(decades) / 5)]
+    every = math.ceil(len(decades) / 5)
+    decades = [d for d in decades[1:] if d % every == 0]
     axes.set_xticks([middle, *(10.0**d for d in decades)], ["0", *map(power, decades)])
     low, high = axes.get_ylim()
     ticks = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
@@ -108,9 +111,10 @@ def evolution(story: Story) -> Drawn:
         figure, axes = panels(len(drawn), 3.2)
         for panel, (run, layer, values, counted) in zip(axes, drawn, strict=True):
             image = _layer(panel, values, counted)
-            panel.set_title(f"λ {strength([run]):g}\n{network(run)}, {layer}")
-            panel.set_xlabel("epoch")
-        axes[0].set_ylabel("channels, the strongest at the top")
+            panel.set_title(f"{title([run], story.alone)}\nlayer {layer}")
+            panel.set(xlabel="epoch", yticks=[])
+            panel.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+        axes[0].set_ylabel("channels, the strongest on top")
         bar = figure.colorbar(image, ax=axes, label="|γ| (no unit)", extend="both")
         bar.set_ticks([0.001, 0.01, 0.1, 1], labels=["≤ 0.001", "0.01", "0.1", "1"])
         bar.minorticks_off()
@@ -152,13 +156,14 @@ def _values(run: dict[str, Any]) -> np.ndarray:
     return np.abs(np.array([g for layer in (run.get("gammas") or {}).values() for g in layer]))
 
 
-def title(chain: Sequence[dict[str, Any]]) -> str:
-    """ "λ 0.01, cut 50 %" under the network's name."""
+def title(chain: Sequence[dict[str, Any]], alone: bool = False) -> str:
+    """ "λ 0.01, cut 50 %", under the network's name unless it is alone."""
     share, limit = ratio(chain), target(chain)
     parts = [f"λ {strength(chain):g}"]
     parts += [f"cut {100 * share:g} %"] if share is not None else [f"{limit}"] if limit else []
     parts += [method(chain)] if method(chain) != "slimming" else []
-    return f"{network(chain[0])}, {chain[0]['dataset']}\n{', '.join(parts)}"
+    before = "" if alone else f"{network(chain[0])}, {chain[0]['dataset']}\n"
+    return before + ", ".join(parts)
 
 
 def _flat(chain: Chain) -> str:

@@ -1,12 +1,11 @@
 """What a cut left of each layer."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from utils.plots import BLUE, GREY, PANELS, Drawn, Story, left_out, legend, panels, style
+from utils.plots import BLUE, GREY, PANELS, Drawn, Story, left_out, legend, panels, spread, style
 from utils.plots_gammas import title
 
 Chain = list[dict[str, Any]]
@@ -17,27 +16,20 @@ def widths(story: Story) -> Drawn:
     cuts: dict[str, Chain] = {}
     for path in story.paths.values():
         if path[-1]["stage"] == "prune" and path[-1].get("widths"):
-            name = title(path)
+            name = title(path, story.alone)
             if name not in cuts or path[-1]["seed"] < cuts[name][-1]["seed"]:
                 cuts[name] = path
-    shown = _spread([*cuts])
+    shown = spread([*cuts], PANELS)
     if not shown:
         return Drawn(None, "Nothing was cut here: `python prune.py` does.")
     with style():
-        figure, axes = panels(len(shown), 2.7)
+        figure, axes = panels(len(shown), 2.6, share=True)
         for panel, name in zip(axes, shown, strict=True):
             _widths(panel, cuts[name][-1], name)
         figure.supxlabel("layer (BatchNorms, from input to output)", fontsize=11)
         figure.supylabel("channels", fontsize=11)
         legend(figure, axes)
     return Drawn(figure, left_out(name.replace("\n", ", ") for name in cuts if name not in shown))
-
-
-def _spread(names: Sequence[str]) -> list[str]:
-    """Six of them, evenly over the whole list: not only the mildest cuts."""
-    if len(names) <= PANELS:
-        return list(names)
-    return [names[round(k * (len(names) - 1) / (PANELS - 1))] for k in range(PANELS)]
 
 
 def _widths(axes: Axes, run: dict[str, Any], name: str) -> None:

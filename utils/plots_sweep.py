@@ -1,16 +1,19 @@
 """Accuracy over lambda and ratio: the grid with its knee, right after the cut, and Figure 5."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import pairwise
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from utils.knee import Knee, knee, sweeps, uncut
 from utils.plots import (
     BLACK,
+    GAP,
     GREY,
     MARKERS,
     PANELS,
@@ -44,12 +47,14 @@ def grid(story: Story) -> Drawn:
         )
     found = knees(story)
     shown = list(able.items())[:4]
-    height = max(len({p["lambda"] for p in points}) for _, points in shown)
+    heights = [1.3 + 0.5 * len({p["lambda"] for p in points}) for _, points in shown]
     with style(), matplotlib.rc_context({"axes.grid": False}):
-        figure, axes = panels(len(shown), 1.1 + 0.5 * height)
+        figure = Figure(figsize=(8, sum(heights)))
+        axes = figure.subplots(len(shown), 1, squeeze=False, height_ratios=heights)[:, 0]
         for panel, (key, points) in zip(axes, shown, strict=True):
-            _grid(panel, points, found[key], several=len(shown) > 2)
-            panel.set_title(sweep_title(key), pad=10)
+            _grid(panel, points, found[key])
+            if not story.alone or len(shown) > 1:
+                panel.set_title(sweep_title(key), pad=10)
     return Drawn(figure, left_out(sweep_title(key) for key in [*able][4:]))
 
 
@@ -57,7 +62,7 @@ def _is_grid(points: Sequence[Point]) -> bool:
     return len({(p["lambda"], goal(p)) for p in points if not uncut(p)}) > 1
 
 
-def _grid(axes: Axes, points: Sequence[Point], found: Knee | None, several: bool) -> None:
+def _grid(axes: Axes, points: Sequence[Point], found: Knee | None) -> None:
     column = "val" if all(point.mean("val") is not None for point in points) else "test"
     lambdas = sorted({point["lambda"] for point in points})
     goals = sorted({goal(point) for point in points}, key=_in_order)
@@ -70,14 +75,14 @@ def _grid(axes: Axes, points: Sequence[Point], found: Knee | None, several: bool
         values[place] = members[0].mean(column) if len(members) == 1 else np.nan
     top = np.nanmax(values)
     scale = Normalize(max(np.nanmin(values), top - BELOW), top)
-    image = axes.pcolormesh(values, cmap="cividis", norm=scale, edgecolors="none")
+    image = axes.pcolormesh(values, cmap="cividis", norm=scale, edgecolors=GAP, linewidth=3)
     for (line, place), members in cells.items():
         alone = len(members) == 1
         dark = alone and scale(values[line, place]) < 0.55
-        text = "\n".join(f"{100 * point.mean(column):.1f}" for point in members)
+        means = [f"{100 * value:.1f}" for value in sorted(point.mean(column) for point in members)]
         axes.text(
-            place + 0.5, line + 0.5, text, ha="center", va="center",
-            fontsize=9 if several or len(goals) > 8 or not alone else 11,
+            place + 0.5, line + 0.5, means[0] if alone else f"{means[0]} to\n{means[-1]}",
+            ha="center", va="center", fontsize=11 if alone and len(goals) < 9 else 9,
             color="#FFFFFF" if dark else "#000000" if alone else BLACK,
         )  # fmt: skip
     if found:
@@ -92,7 +97,7 @@ def _grid(axes: Axes, points: Sequence[Point], found: Knee | None, several: bool
     which = "validation" if column == "val" else "test"
     extend = "min" if np.nanmin(values) < top - BELOW else "neither"
     bar = axes.figure.colorbar(image, ax=axes, extend=extend, format=lambda v, _: f"{100 * v:.0f}")
-    bar.set_label(f"{which} accuracy in %")
+    bar.set_label(f"{which} accuracy in %", fontsize=9)
     bar.outline.set_visible(False)
 
 
@@ -111,7 +116,7 @@ def after_cut(story: Story) -> Drawn:
     cuts = [p for p in story.points if p.what.startswith("cut") and p["ratio"] is not None]
     trained = [p for p in story.points if uncut(p) and p.what == "trained"]
     return _against_ratio(
-        cuts, trained, story.points,
+        cuts, trained, story,
         "No cut by ratio here: `python prune.py -m ratio=0.3,0.5,0.7` makes some.",
     )  # fmt: skip
 
@@ -125,13 +130,13 @@ def against_ratio(story: Story) -> Drawn:
     if not tuned:
         lines = []
     return _against_ratio(
-        lines, trained, story.points,
+        lines, trained, story,
         "Nothing was fine-tuned at a ratio here: `python pipeline.py -m ratio=0.3,0.5,0.7` does.",
     )  # fmt: skip
 
 
 def _against_ratio(
-    points: Sequence[Point], trained: Sequence[Point], everything: Iterable[Point], missing: str
+    points: Sequence[Point], trained: Sequence[Point], story: Story, missing: str
 ) -> Drawn:
     """A panel per network and lambda; lines through what was done, uncut networks as levels."""
     columns = ("recipe", "network", "data", "lambda", "method", "pass")
@@ -145,19 +150,28 @@ def _against_ratio(
         return Drawn(None, missing)
     kinds = list(dict.fromkeys(point.what for point in points))
     with style():
-        figure, axes = panels(len(shown), 2.9)
+        figure, axes = panels(len(shown), 2.7, share=True)
         for panel, key in zip(axes, shown, strict=True):
             _levels(panel, trained, key)
-            for number, kind in enumerate(kinds):
-                line(panel, [p for p in found[key] if p.what == kind], kind, number)
+            for kind in kinds:
+                line(panel, [p for p in found[key] if p.what == kind], kind, kinds)
             name = "" if key[4] == "slimming" else f", {key[4]}"
-            panel.set_title(f"{key[1]}, {key[2]}\nλ {key[3]:g}{name}")
+            before = "" if story.alone else f"{key[1]}, {key[2]}\n"
+            panel.set_title(f"{before}λ {key[3]:g}{name}")
             panel.margins(y=0.08)
+            _ticks(panel, sorted({point["ratio"] for point in found[key]}))
         figure.supxlabel("ratio: share of channels removed", fontsize=11)
         figure.supylabel("test accuracy in %", fontsize=11)
         legend(figure, axes, columns=3)
     missed = [f"{key[1]} on {key[2]}, λ {key[3]:g}" for key in found if key not in shown]
     return Drawn(figure, left_out(missed))
+
+
+def _ticks(axes: Axes, ratios: Sequence[float]) -> None:
+    """The ratios themselves, while they don't stand in each other's way."""
+    axes.set_xlim(min(ratios) - 0.05, max(ratios) + 0.05)
+    if len(ratios) <= 5 and all(b - a > 0.08 for a, b in pairwise(ratios)):
+        axes.set_xticks(ratios, [f"{ratio:g}" for ratio in ratios])
 
 
 def _levels(axes: Axes, trained: Sequence[Point], key: tuple) -> None:
@@ -171,22 +185,37 @@ def _levels(axes: Axes, trained: Sequence[Point], key: tuple) -> None:
             axes.axhline(value, color=GREY, linestyle=":", linewidth=2, label="sparse, uncut")
 
 
-def line(axes: Axes, points: Sequence[Point], label: str, number: int) -> None:
-    """Means with their standard deviations; groups that can't be averaged have a marker each."""
+def line(axes: Axes, points: Sequence[Point], kind: str, kinds: Sequence[str]) -> None:
+    """Means with their standard deviations. Of groups that can't be averaged the first are joined.
+
+    What was recalibrated as well has the colour of what it was before, and is dashed.
+    """
     if not points:
         return
-    points = sorted(points, key=lambda point: point["ratio"])
-    x = [point["ratio"] for point in points]
+    bases = list(dict.fromkeys(map(_base, kinds)))
+    number = bases.index(_base(kind))
     looks = {
         "color": SERIES[number % len(SERIES)],
-        "marker": MARKERS[number % len(MARKERS)],
-        "linestyle": "-" if len(set(x)) == len(x) else "none",
+        "marker": MARKERS[(number + 3 * (kind != _base(kind))) % len(MARKERS)],
     }
-    errors = [100 * (point.spread("test") or 0) for point in points]
-    axes.errorbar(
-        x, [100 * point.mean("test") for point in points], errors if any(errors) else None,
-        capsize=3, elinewidth=1.2, label=label, **looks,
-    )  # fmt: skip
+    lines: list[dict[float, Point]] = []
+    for point in sorted(points, key=lambda point: point["ratio"]):
+        free = next((line for line in lines if point["ratio"] not in line), None)
+        if free is None:
+            lines.append(free := {})
+        free[point["ratio"]] = point
+    for first, line in zip([True, *[False] * len(lines)], lines):
+        errors = [100 * (point.spread("test") or 0) for point in line.values()]
+        axes.errorbar(
+            [*line], [100 * point.mean("test") for point in line.values()],
+            errors if any(errors) else None, capsize=3, elinewidth=1.2,
+            label=kind if first else None,
+            linestyle="none" if not first else "-" if kind == _base(kind) else "--", **looks,
+        )  # fmt: skip
+
+
+def _base(kind: str) -> str:
+    return kind.removesuffix(" + recalibrated")
 
 
 def sweep_title(key: tuple) -> str:

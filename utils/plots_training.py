@@ -4,62 +4,65 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from utils.plots import MARKERS, SERIES, Drawn, Story, left_out, style
+from utils.plots import MARKERS, SERIES, Drawn, Story, left_out, legend, spread, style
 from utils.results import metrics
 from utils.summary import Point, goal
 
+Lines = dict[str, list[list[dict]]]  # {name: the rows of each seed}
 LINES = 6  # more can't be told apart, and each has to be read
 
 
 def curves(story: Story) -> Drawn:
     """Loss on the training images and accuracy: trainings above, fine-tunings below."""
-    paths = {run["run"]: run for run in story.runs}
-    found: dict[str, dict[str, list[list[dict]]]] = {"train": {}, "finetune": {}}
+    runs = {run["run"]: run for run in story.runs}
+    shown: dict[str, Lines] = {}
     missed: list[str] = []
-    for point in story.points:
-        if (lines := found.get(point["stage"])) is None:
-            continue
-        name = _name(point)
-        if len(lines) >= LINES or name in lines:
-            missed.append(name)
-        elif all(rows := [metrics(paths[row["run"]]) for row in point.rows]):
-            lines[name] = rows
-    shown = {stage: lines for stage, lines in found.items() if lines}
+    for stage in ("train", "finetune"):
+        able = {_name(p, story.alone): p for p in story.points if p["stage"] == stage}
+        lines: Lines = {}
+        for name in spread([*able], LINES):
+            rows = [metrics(runs[row["run"]]) for row in able[name].rows]
+            if all(rows):
+                lines[name] = rows
+        missed += [name for name in able if name not in lines]
+        shown |= {stage: lines} if lines else {}
     if not shown:
         return Drawn(None, "There is no metrics.jsonl beside these results: copy it with the runs.")
-    from matplotlib.figure import Figure
-
     with style():
-        figure = Figure(figsize=(8, 3 * len(shown) + 0.4))
-        grid = figure.subplots(len(shown), 2, squeeze=False)
-        for line, (stage, lines) in zip(grid, shown.items(), strict=True):
-            val = all("val/accuracy" in row for seeds in lines.values() for s in seeds for row in s)
-            accuracy = "val/accuracy" if val and _some(lines) else "train/accuracy"
-            _panel(line[0], lines, "train/loss", 1)
-            _panel(line[1], lines, accuracy, 100)
-            kind = "training" if stage == "train" else "fine-tuning"
-            line[0].set(ylabel="loss on training images", xlabel=f"epoch of {kind}", yscale="log")
-            which = "validation" if accuracy.startswith("val") else "training"
-            line[1].set(ylabel=f"{which} accuracy in %", xlabel=f"epoch of {kind}")
-            line[1].legend(fontsize=8.5, loc="lower right")
+        figure = Figure(figsize=(8, 3.6 * len(shown)))
+        parts = figure.subfigures(len(shown), 1, squeeze=False)[:, 0]
+        for part, (stage, lines) in zip(parts, shown.items(), strict=True):
+            panels = part.subplots(1, 2)
+            _row(panels, "training" if stage == "train" else "fine-tuning", lines)
+            legend(part, panels[:1], columns=3)
     return Drawn(figure, left_out(missed))
 
 
-def _some(lines) -> bool:
-    return all(
-        row["val/accuracy"] is not None for seeds in lines.values() for s in seeds for row in s
-    )
+def _row(panels: Sequence[Axes], kind: str, lines: Lines) -> None:
+    every = [row for seeds in lines.values() for rows in seeds for row in rows]
+    which = "val" if all(row.get("val/accuracy") is not None for row in every) else "train"
+    loss, accuracy = panels
+    _panel(loss, lines, "train/loss", 1)
+    _panel(accuracy, lines, f"{which}/accuracy", 100)
+    loss.set(ylabel="loss on training images", xlabel=f"epoch of {kind}", yscale="log")
+    loss.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    loss.yaxis.set_major_formatter("{x:g}")
+    loss.yaxis.set_minor_locator(NullLocator())
+    of = "validation" if which == "val" else "training"
+    accuracy.set(ylabel=f"{of} accuracy in %", xlabel=f"epoch of {kind}")
 
 
-def _name(point: Point) -> str:
+def _name(point: Point, alone: bool) -> str:
     cut = "" if goal(point) == "-" else f", cut {goal(point)}"
     step = "" if point["stage"] == "train" or point.what == "fine-tuned" else f", {point.what}"
-    return f"λ {point['lambda']:g}{cut}{step} ({point['network']})"
+    before = "" if alone else f"{point['network']}, "
+    return f"{before}λ {point['lambda']:g}{cut}{step}"
 
 
-def _panel(axes: Axes, lines: dict[str, Sequence[list[dict]]], column: str, times: float) -> None:
+def _panel(axes: Axes, lines: Lines, column: str, times: float) -> None:
     for number, (name, seeds) in enumerate(lines.items()):
         epochs = min(map(len, seeds))
         values = np.array([[row.get(column, np.nan) for row in rows[:epochs]] for rows in seeds])

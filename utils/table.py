@@ -171,7 +171,8 @@ def _rows(path: list[Run], known: Mapping[str, dict[str, Any]]) -> list[dict[str
 def machine(facts: Mapping[str, Any]) -> str:
     """ "NVIDIA H100, AMD EPYC (2 threads)" """
     gpu = f"{facts['gpu']}, " if facts.get("gpu") else ""
-    return f"{gpu}{facts.get('cpu')} ({facts.get('threads')} threads)"
+    threads = facts.get("threads")
+    return f"{gpu}{facts.get('cpu')} ({threads} thread{'' if threads == 1 else 's'})"
 
 
 def _digest(text: str) -> str:
