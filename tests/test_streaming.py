@@ -360,6 +360,12 @@ def test_folders_that_are_no_data_set_are_explained(copy, tmp_path):
         small(copy)
 
 
+def test_a_long_listing_is_announced_once(photos, monkeypatch, capsys):
+    monkeypatch.setattr(folders, "MANY_FILES", 15)  # train has 30, val 12
+    small(photos)
+    assert capsys.readouterr().err == f"Listing the many images of {photos / 'train'} ...\n"
+
+
 def test_impossible_options_are_refused(photos):
     for options in ({"size": 0}, {"size": 32, "resize": 31}):
         with pytest.raises(ValueError, match="data.size .*data.resize"):

@@ -24,7 +24,8 @@ from torch import Tensor
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
 CACHE = ".decoded.pt"
-MANY = 2000  # images; more than these are worth a word to whoever waits
+MANY = 2000  # images to decode; more than these are worth a word to whoever waits
+MANY_FILES = 200_000  # the same for files to list
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ def scan(folder: Path) -> Tree:
                 f"the class folder {folder / name} holds no images "
                 f"({' '.join(EXTENSIONS)}); add some or delete it"
             )
+        if len(files) <= MANY_FILES < len(files) + len(images):
+            say(f"Listing the many images of {folder} ...")
         files += [f"{name}/{e.name}" for e in images]
         labels += [label] * len(images)
         facts = [(name, e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in images]
