@@ -159,6 +159,19 @@ def test_workers_change_nothing(photos):
         torch.set_num_threads(1)
 
 
+def test_a_process_reads_its_part_of_a_batch_and_nothing_else(photos, decoded):
+    data = small(photos)
+    batches = list(data.train_batches(8, seed=0, epoch=0))
+    decoded.clear()
+    parts = [
+        list(data.train_batches(8, seed=0, epoch=0, part=which))
+        for which in (lambda n: slice(n // 2), lambda n: slice(n // 2, n))
+    ]
+    assert len(decoded) == 30
+    joined = [tuple(map(torch.cat, zip(a, b))) for a, b in zip(*parts)]
+    assert equal(joined, batches)
+
+
 def test_workers_outlive_the_signal_that_their_whole_group_gets(photos):
     data = small(photos, workers=2)
     batches = data.train_batches(4, seed=0, epoch=0)
