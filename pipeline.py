@@ -118,12 +118,14 @@ def _sum_up(notes: Path) -> None:
 
 @script("pipeline", after_dry_run=_sum_up)
 def main(cfg) -> None:
+    from utils import trial
+
     train.from_checkpoint(cfg)
     finetune.refuse_epochs_of_scratch(cfg.finetune.scratch, "finetune.epochs")
     if cfg.dry_run:
         _note(_expected(cfg))
     else:
-        pipeline(cfg)
+        trial.run(pipeline, cfg)
 
 
 if __name__ == "__main__":

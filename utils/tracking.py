@@ -1,14 +1,20 @@
 """Weights & Biases as an additional sink: nothing it does can stop a run.
 
 `metrics.jsonl` and `result.json` are always written (`utils.runs`); tables are made from those.
+What is logged where, and how to send it: docs/wandb.md.
 """
 
+import hashlib
+import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
+NAME, TAG = 128, 64  # characters that W&B allows in names and in tags
 
 
 class WandB:
@@ -17,7 +23,8 @@ class WandB:
     Args:
         mode: offline (files only; `wandb sync <folder>/wandb/offline-run-*` sends them later),
             online (falls back to offline when the server can't be reached), or disabled.
-        project, entity, tags: as in W&B.
+        project, entity, tags: as in W&B; network, data, method and recipe become tags, too.
+        artifacts: also record model.pt and result.json as a W&B artifact.
         timeout: seconds to wait for the server.
     """
 
@@ -27,41 +34,46 @@ class WandB:
         project: str = "network-slimming",
         entity: str | None = None,
         tags: tuple[str, ...] = (),
+        artifacts: bool = False,
         timeout: float = 20.0,
     ):
         if mode not in ("offline", "online", "disabled"):
             raise ValueError(f"logger.mode is offline, online or disabled; got {mode!r}")
         self.mode, self.project, self.entity, self.tags = mode, project, entity, list(tags)
-        self.timeout = timeout
+        self.artifacts, self.timeout = artifacts, timeout
         self._run: Any = None
         self._broken = False
 
     def start(self, folder: Path, name: str, group: str, stage: str, config: Mapping) -> None:
         """Open (or continue: the id is the folder's name) the W&B run of a stage."""
         self._broken = False
-        arguments = (folder, name, group, stage, dict(config))
-        self._run = self._guard(self._init, self.mode, *arguments)
+        self._folder, self._config = folder, dict(config)
+        self._run = self._guard(self._init, self.mode, name, group, stage)
         if self._run is None and self.mode == "online":
             print("W&B: going on offline; `wandb sync` can send this run later")
             self._broken = False
-            self._run = self._guard(self._offline_after_all, *arguments)
+            self._run = self._guard(self._offline_after_all, name, group, stage)
 
-    def _offline_after_all(self, *arguments: Any) -> Any:
+    def _offline_after_all(self, *arguments: str) -> Any:
         import wandb
 
         wandb.teardown()  # the failed attempt still holds the run's id
         return self._init("offline", *arguments)
 
-    def _init(
-        self, mode: str, folder: Path, name: str, group: str, stage: str, config: dict
-    ) -> Any:
+    def _init(self, mode: str, name: str, group: str, stage: str) -> Any:
+        if mode != "online":  # else even an offline run sends W&B statistics about itself
+            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
         quiet = wandb.Settings(silent=True, console="off", init_timeout=self.timeout)
+        # The agent of a sweep has its own run, project and entity, and W&B takes those.
+        resume = None if "WANDB_SWEEP_ID" in os.environ else "allow"
+        facts = _facts({"row": group}, self._config)
         run = wandb.init(
-            mode=mode, project=self.project, entity=self.entity, tags=self.tags, id=name, name=name,
-            group=group, job_type=stage, config=config, dir=str(folder), settings=quiet,
-            resume="allow" if mode == "online" else None, reinit="create_new",
+            mode=mode, project=self.project, entity=self.entity, id=_short(name), name=_short(name),
+            group=_short(group), job_type=stage, config={**self._config, **facts},
+            tags=_tags(self.tags, {}, self._config, facts), dir=str(self._folder), settings=quiet,
+            resume=resume, reinit="create_new",
         )  # fmt: skip
         run.define_metric("epoch")
         run.define_metric("*", step_metric="epoch")
@@ -80,18 +92,40 @@ class WandB:
             for name, gamma in gammas.items()
         }
         numbers = {key: value for key, value in row.items() if isinstance(value, (int, float))}
-        self._run.log({**numbers, **histograms})
+        # The epoch is W&B's step, too: what it has already, it doesn't take again.
+        self._run.log({**numbers, **histograms}, step=row.get("epoch"), commit=True)
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """The stage's summary; closes the W&B run."""
+        """The stage's summary, its plan, perhaps its files; closes the W&B run."""
         if self._run is not None:
-            self._guard(self._run.summary.update, _numbers(result))
-            self.close()
+            self._guard(self._finish, result)
+            self.close(0)
 
-    def close(self) -> None:
-        """Close the W&B run, also one that was interrupted."""
+    def _finish(self, result: Mapping[str, Any]) -> None:
+        import wandb
+
+        facts = _facts(result, self._config)
+        # What a sweep's agent has set is locked, and the same anyway.
+        news = {key: fact for key, fact in facts.items() if self._run.config.get(key) != fact}
+        self._run.config.update(news, allow_val_change=True)
+        self._run.tags = _tags(self.tags, result, self._config, facts)
+        self._run.summary.update(_numbers(result))
+        if "plan" in result:
+            rows = [[name, kept, of, kept / of] for name, (kept, of) in result["widths"].items()]
+            with _kept_in(self._folder / "wandb"):
+                table = wandb.Table(["layer", "kept", "of", "share"], rows)
+                self._run.log({"plan": table})
+        if self.artifacts:
+            artifact = wandb.Artifact(_short(result["name"]), "model", metadata=facts)
+            for name in ("model.pt", "result.json"):
+                # Immutable: W&B reads the run folder's file when it sends it, and keeps no copy.
+                artifact.add_file(str((self._folder / name).resolve()), policy="immutable")
+            self._run.log_artifact(artifact)
+
+    def close(self, exit_code: int = 1) -> None:
+        """Close the W&B run; it counts as failed unless it was finished."""
         if self._run is not None:
-            self._guard(self._run.finish)
+            self._guard(self._run.finish, exit_code)
         self._run = None
 
     def _guard(self, call: Any, *args: Any) -> Any:
@@ -120,6 +154,42 @@ class NoLogger:
     def close(self) -> None: ...
 
 
+@contextmanager
+def _kept_in(folder: Path) -> Iterator[None]:
+    """Where W&B keeps a table until it is sent: with the run, unless the user says; not at home."""
+    said = "WANDB_DATA_DIR" in os.environ
+    os.environ.setdefault("WANDB_DATA_DIR", str(folder.resolve()))
+    try:
+        yield
+    finally:
+        if not said:
+            del os.environ["WANDB_DATA_DIR"]
+
+
+def _facts(result: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """What people filter by, flat: the result's word, or before there is one, the config's.
+
+    A finished stage knows more: the lambda that was chosen, the network and data of its parent.
+    """
+    method, data = config.get("method") or {}, config.get("data") or {}
+    dataset = result.get("dataset") or data.get("_target_", "").rpartition(".")[2]
+    network, found, _ = str(result.get("row")).partition(f"-{dataset}-l")
+    return {
+        "network": network if dataset and found else result.get("model"),
+        "dataset": dataset or None,
+        "lambda": result.get("strength", method.get("strength")),
+        "ratio": result.get("ratio", config.get("ratio")),
+    }
+
+
+def _tags(more: list[str], result: Mapping, config: Mapping, facts: Mapping) -> list[str]:
+    """The user's tags, network, data, method and recipe, as far as they are known."""
+    found = [facts["network"], facts["dataset"]]
+    for key in ("method", "recipe"):  # names in a result, groups in a config
+        found.append(result.get(key) or (config.get(key) or {}).get("name"))
+    return [_short(str(tag), TAG) for tag in dict.fromkeys([*more, *filter(None, found)])]
+
+
 def _numbers(result: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     """{"accuracy/test": 0.91, ...}: the numbers of a nested result."""
     flat: dict[str, float] = {}
@@ -129,3 +199,10 @@ def _numbers(result: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
         elif isinstance(value, (int, float)):
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def _short(text: str, limit: int = NAME) -> str:
+    """The text, or as much of it as W&B allows, and a hash of all of it."""
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
