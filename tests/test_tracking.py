@@ -63,6 +63,14 @@ class Read:
         return self.run["config"]["update"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_service():
+    """W&B's helper process ends here: later tests' commands would be told to share it."""
+    yield
+    wandb.teardown()
+    os.environ.pop("WANDB_SERVICE", None)
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole pipeline, with everything W&B can be given."""

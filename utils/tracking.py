@@ -65,7 +65,9 @@ class WandB:
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
-        quiet = wandb.Settings(silent=True, console="off", init_timeout=self.timeout)
+        quiet = wandb.Settings(silent=True, console="off")
+        if mode == "online":  # offline there is no server to wait for, only a slow machine
+            quiet.init_timeout = self.timeout
         # The agent of a sweep has its own run, project and entity, and W&B takes those.
         resume = None if "WANDB_SWEEP_ID" in os.environ else "allow"
         facts = _facts({"row": group}, self._config)

@@ -4,6 +4,7 @@ The agent's run takes the whole chain, when it is done: three runs of W&B can't 
 stages that were finished before (a training under another ratio) would be missing from it.
 """
 
+import copy
 import json
 import os
 from collections.abc import Callable
@@ -20,7 +21,7 @@ def run(pipeline: Callable[[DictConfig], list[Path]], cfg: DictConfig) -> list[P
     """`pipeline(cfg)`; under a sweep's agent, W&B hears of it in one run, by its end."""
     if "WANDB_SWEEP_ID" not in os.environ or cfg.dry_run:
         return pipeline(cfg)
-    quiet = OmegaConf.merge(cfg, {})
+    quiet = copy.deepcopy(cfg)
     with open_dict(quiet):
         quiet.logger = {"_target_": f"{NoLogger.__module__}.{NoLogger.__qualname__}"}
     folders = pipeline(quiet)
