@@ -13,13 +13,14 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from utils.distributed import leads
 from utils.runs import read_result
 from utils.tracking import NoLogger, WandB
 
 
 def run(pipeline: Callable[[DictConfig], list[Path]], cfg: DictConfig) -> list[Path]:
     """`pipeline(cfg)`; under a sweep's agent, W&B hears of it in one run, by its end."""
-    if "WANDB_SWEEP_ID" not in os.environ or cfg.dry_run:
+    if "WANDB_SWEEP_ID" not in os.environ or not leads():
         return pipeline(cfg)
     quiet = copy.deepcopy(cfg)
     with open_dict(quiet):
