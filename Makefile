@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 RUNS := runs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format benchmark clean
+.PHONY: help install demo runs test test-all lint format benchmark clean
 
 help: ## explain the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -25,6 +25,9 @@ demo: $(INSTALLED) ## handwritten digits: baseline, sparse training, cut, fine-t
 	@$(PY) train.py method.strength=0 runs_dir=$(RUNS)
 	@$(PY) pipeline.py runs_dir=$(RUNS)
 	@$(PY) report.py $(RUNS) only=digits latency=true
+
+runs: $(INSTALLED) ## list what lies in runs/ (RUNS=folder): state, size, what stands on it
+	@$(PY) report.py $(RUNS) list=true
 
 test: $(INSTALLED) lint ## lint and tests, a few minutes
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2

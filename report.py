@@ -138,7 +138,16 @@ def _time(runs: list[dict], allow: tuple[str, ...]) -> None:
 
 @script("report", positional="runs_dir")
 def main(cfg) -> None:
-    report(cfg)
+    from utils import housekeeping
+
+    if cfg.list:
+        housekeeping.show(Path(cfg.runs_dir))
+    elif cfg.delete is not None:
+        housekeeping.clean(Path(cfg.runs_dir), cfg.delete, cfg.unfinished, cfg.yes)
+    elif cfg.unfinished or cfg.yes:
+        raise ValueError("unfinished= and yes= belong to delete=TEXT")
+    else:
+        report(cfg)
 
 
 if __name__ == "__main__":

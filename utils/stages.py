@@ -88,7 +88,7 @@ def _lead(cfg: DictConfig, stage: Stage) -> None:
             return _finished(run, done)
         distributed.from_leader(True)
         config = _with_parent(plain(cfg), stage)
-        run.write("config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
+        run.write("config.yaml", OmegaConf.to_yaml({"stage": run.stage, **config}))
         logger = instantiate(cfg.logger, _convert_="all")
         logger.start(run.folder, run.name, run.row, run.stage, config)
         try:

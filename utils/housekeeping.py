@@ -1,0 +1,235 @@
+"""What lies in a runs folder: listed, and deleted without breaking what others stand on.
+
+A run stands on its parent: without the parent's folder, asking for it again computes both anew.
+"""
+
+import re
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from utils.results import STAGES, readable
+from utils.runs import held
+
+NAME = re.compile(r".+-[0-9a-f]{8}")
+OURS = {".lock", "config.yaml", "metrics.jsonl", "result.json", "latency.json", "wandb"}
+OURS |= {"model.pt", "resume.pt"}
+UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A run's folder, finished or not."""
+
+    path: Path
+    stage: str  # "?" where it was killed before it could say
+    state: str  # finished, running, interrupted after 3 epochs, unreadable
+    parent: str | None  # the run it stands on
+    modified: float
+    size: int  # bytes
+    strange: str | None  # a file that no run of ours writes
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def finished(self) -> bool:
+        return self.state == "finished"
+
+
+def folders(runs_dir: Path) -> list[Folder]:
+    """Every run in a runs folder, parents first.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    if not runs_dir.is_dir():
+        raise FileNotFoundError(f"there is no folder {runs_dir}/: say runs_dir=...")
+    paths = [path for path in sorted(runs_dir.iterdir()) if NAME.fullmatch(path.name)]
+    found = [_look(path) for path in paths if path.is_dir() and not path.is_symlink()]
+    parents = {folder.name: folder.parent for folder in found}
+    return sorted(found, key=lambda folder: (_generation(folder.name, parents), folder.name))
+
+
+def _generation(name: str, parents: Mapping[str, str | None]) -> int:
+    """How many of the runs in the folder it stands on."""
+    ancestors: list[str] = []
+    while (name := parents.get(name)) in parents and name not in ancestors:
+        ancestors.append(name)
+    return len(ancestors)
+
+
+def standing_on(every: Sequence[Folder]) -> dict[str, list[str]]:
+    """{run: those that stand on it directly}."""
+    names: dict[str, list[str]] = {folder.name: [] for folder in every}
+    for folder in every:
+        if folder.parent in names:
+            names[folder.parent].append(folder.name)
+    return names
+
+
+def listing(every: Sequence[Folder]) -> list[tuple[str, ...]]:
+    """Rows of (name, stage, state, age, size, what stands on it), as text."""
+    above = standing_on(every)
+    return [
+        (
+            folder.name,
+            folder.stage,
+            folder.state,
+            age(time.time() - folder.modified),
+            size(folder.size),
+            str(len(above[folder.name]) or "-"),
+        )
+        for folder in every
+    ]
+
+
+def select(every: Sequence[Folder], text: str, unfinished: bool) -> list[Folder]:
+    """Runs with `text` in their name, or whose whole name fits a pattern such as "*-s3-*".
+
+    Raises:
+        ValueError: the text is empty, or nothing fits.
+    """
+    if not text.strip():
+        raise ValueError("delete= needs a part of a name, or a pattern such as delete='*'")
+    pattern = text if "*" in text else f"*{text}*"
+    chosen = [folder for folder in every if fnmatchcase(folder.name, pattern)]
+    if unfinished:
+        chosen = [folder for folder in chosen if not folder.finished]
+    if not chosen:
+        kind = "unfinished run" if unfinished else "run"
+        raise ValueError(f"delete={text}: no {kind} has this in its name; list=true lists them")
+    return chosen
+
+
+def what_must_stay(every: Sequence[Folder], chosen: Sequence[Folder]) -> dict[str, str]:
+    """{run: why} of those `chosen` that can't go: in use, or something that stays stands on it."""
+    stay = {}
+    for folder in chosen:
+        if folder.state == "running":
+            stay[folder.name] = "it is being computed"
+        elif folder.strange is not None:
+            stay[folder.name] = f"it holds '{folder.strange}', which no run writes"
+    above, names = standing_on(every), {folder.name for folder in chosen}
+    while True:  # what stands on something that stays, stays, and so keeps its own parent
+        kept = {
+            name: [child for child in above[name] if child not in names or child in stay]
+            for name in names - stay.keys()
+        }
+        new = {name: children for name, children in kept.items() if children}
+        if not new:
+            return stay
+        for name, children in new.items():
+            more = f" and {len(children) - 1} more" if len(children) > 1 else ""
+            stay[name] = f"{children[0]}{more} stands on it"
+
+
+def show(runs_dir: Path) -> None:
+    """Print what lies in a runs folder, a line per run."""
+    every = folders(runs_dir)
+    rows = [("run", "stage", "state", "age", "size", "stand on it"), *listing(every)]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths)).rstrip())
+    print(f"{len(every)} runs, {size(sum(folder.size for folder in every))}")
+
+
+def clean(runs_dir: Path, text: str, unfinished: bool, sure: bool) -> None:
+    """Say what deleting the runs called `text` would do; do it if the user is `sure`."""
+    every = folders(runs_dir)
+    chosen = select(every, text, unfinished)
+    stay = what_must_stay(every, chosen)
+    freed, gone = 0, 0
+    for folder in reversed(chosen):  # children first: killed in between, nothing stands on nothing
+        reason = stay.get(folder.name) or (delete(folder) if sure else None)
+        if reason:
+            print(f"kept: {folder.name}: {reason}")
+            continue
+        print(f"{'deleted' if sure else 'would delete'}: {folder.name} ({folder.state})")
+        freed, gone = freed + folder.size, gone + 1
+    if sure:
+        print(f"{gone} runs deleted, {size(freed)} freed")
+    else:
+        print(f"{gone} runs of {size(freed)} would go: yes=true deletes them")
+
+
+def delete(folder: Folder) -> str | None:
+    """Delete a run, or say why not. Killed in between, it is an unfinished run, never a broken one.
+
+    Returns:
+        None, or why it stays.
+    """
+    lock = FileLock(folder.path / ".lock")
+    try:
+        with lock.acquire(timeout=0):
+            (folder.path / "result.json").unlink(missing_ok=True)
+            shutil.rmtree(folder.path)
+    except Timeout:
+        return "it is being computed"
+    except OSError as error:
+        return f"it can't be deleted ({error.strerror or error})"
+    return None
+
+
+def age(seconds: float) -> str:
+    """ "40 s", "12 min", "5 h", "3 days"."""
+    for length, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def size(number: float) -> str:
+    """ "1.2 MB"."""
+    for length, unit in UNITS:
+        if number >= length:
+            return f"{number / length:.3g} {unit}"
+    return f"{number:.0f} B"
+
+
+def _look(path: Path) -> Folder:
+    strange = sorted(f.name for f in path.iterdir() if f.name not in OURS and f.suffix != ".tmp")
+    facts = [file.lstat() for file in path.rglob("*") if not file.is_dir()]
+    stage, state, parent = _state(path)
+    return Folder(
+        path,
+        stage,
+        state,
+        parent,
+        max((fact.st_mtime for fact in facts), default=path.stat().st_mtime),
+        sum(fact.st_size for fact in facts),
+        strange[0] if strange else None,
+    )
+
+
+def _state(path: Path) -> tuple[str, str, str | None]:
+    """(stage, state, parent)"""
+    if (path / "result.json").exists() and (run := readable(path / "result.json")):
+        return run["stage"], "finished", run.get("parent")
+    config = _config(path / "config.yaml")
+    stage = config.get("stage") if config.get("stage") in STAGES else "?"
+    start = Path(str(config.get("ckpt") or ""))  # a run's folder, or its model.pt
+    parent = start.parent.name if start.name == "model.pt" else start.name
+    if held(path):
+        return stage, "running", parent
+    if (path / "result.json").exists():
+        return stage, "unreadable", parent
+    rows = path / "metrics.jsonl"
+    epochs = rows.read_text().count("\n") if rows.exists() else 0
+    return stage, f"interrupted after {epochs} epochs", parent
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError):
+        return {}
+    return config if isinstance(config, dict) else {}
