@@ -14,6 +14,7 @@ from pathlib import Path
 
 from utils.cli import script
 
+ROWS = 100  # in the terminal
 FIGURES = ("pdf", "svg", "png")
 
 
@@ -44,7 +45,8 @@ def report(cfg) -> Path:
     write_text(folder / "report.md", page_markdown.text(story.rows, runs, pictures))
     write_text(folder / "index.html", page.page(story, drawn, _title(story)))
     console = Console(width=None if Console().is_terminal else 200)
-    console.print(_terminal(data, narrow=console.width < 100))
+    for shown in _terminal(story.rows, data, narrow=console.width < 100):
+        console.print(shown)
     print(f"{folder / 'index.html'} explains it: open it in a browser; {folder / 'report.md'} too")
     return folder / "report.md"
 
@@ -81,29 +83,40 @@ def _figures(drawn, folder: Path, kind: str) -> None:
     print(f"{len(made)} figures as {kind} in {folder}")
 
 
-def _terminal(data, narrow: bool):
-    """A rich table; what is the same in every row stands in its title."""
-    from rich import box
-    from rich.table import Table
+def _terminal(rows: list[dict], data, narrow: bool) -> list:
+    """Every network in a rich table; too many to read become a line per network and ratio."""
+    from utils.summary import by_ratio
+    from utils.table import humane
 
-    from utils.table import LEFT, humane
-
+    recipes = dict.fromkeys(row["recipe"] for row in rows)
+    if len(rows) > ROWS:
+        parts = ((of, [row for row in rows if row["recipe"] == of]) for of in recipes)
+        return [_table(by_ratio(part), f"{of} recipe") for of, part in parts]
     text = humane(data)
     same = [column for column in text.columns if text[column].nunique() == 1]
     said = [data[column].iloc[0] for column in ("network", "data") if column in same]
-    recipes = data["recipe"].unique()
-    said += [f"{recipes[0]} recipe"] if len(recipes) == 1 else []
+    said += [f"{recipe} recipe" for recipe in recipes if len(recipes) == 1]
     hidden = {"run", "ratio", *same} - {"step", "test %"}  # a cut's step tells its ratio
     if narrow:
         hidden |= {"epochs"}
         text["channels"] = text["channels"].str.replace(r" \(.*\)", "", regex=True)
     shown = [column for column in text.columns if column not in hidden]
-    table = Table(title=", ".join(said) or None, box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for column in shown:  # words may wrap in a narrow window, numbers may not
+    return [_table(text[shown], ", ".join(said) or None)]
+
+
+def _table(text, title: str | None):
+    """Words may wrap in a narrow window, numbers may not."""
+    from rich import box
+    from rich.table import Table
+
+    from utils.table import LEFT
+
+    table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for column in text.columns:
         words = column in LEFT
         justify, least = ("left", 12) if words else ("right", None)
         table.add_column(column, justify=justify, no_wrap=not words, min_width=least)
-    for values in text[shown].astype(str).values.tolist():
+    for values in text.astype(str).values.tolist():
         table.add_row(*values)
     return table
 

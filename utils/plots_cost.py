@@ -83,17 +83,19 @@ def _table_of_panels(lines: int, columns: int) -> tuple:
 
 def _panel(axes: Axes, points: Sequence[Point], column: str) -> None:
     methods = list(dict.fromkeys(p["method"] for p in points if not uncut(p)))
+    found: dict[tuple, list[Point]] = {}
     for point in points:
         color, marker, label = LOOKS[_kind(point)]
         if len(methods) > 1 and _kind(point) == "tuned":
             color = METHODS[methods.index(point["method"]) % len(METHODS)]
             label = f"{point['method']}, fine-tuned"
-        x, y = point.mean(column), 100 * point.mean("test")
-        if x is None:
-            continue
-        spread = point.spread("test")
+        if point.mean(column) is not None:
+            found.setdefault((color, marker, label), []).append(point)
+    for (color, marker, label), several in found.items():
+        x, y = ([scale * p.mean(of) for p in several] for of, scale in ((column, 1), ("test", 100)))
+        errors = [100 * (point.spread("test") or 0) for point in several]
         axes.errorbar(
-            x, y, 100 * spread if spread else None, color=color, marker=marker, linestyle="none",
+            x, y, errors if any(errors) else None, color=color, marker=marker, linestyle="none",
             capsize=2, elinewidth=1, markersize=9 if marker == "*" else 5.5, label=label,
         )  # fmt: skip
     best = front([(p.mean(column), p.mean("test")) for p in points if p.mean(column) is not None])
