@@ -114,14 +114,14 @@ def _panel(axes: Axes, points: Sequence[Point], column: str) -> None:
 def ticks(low: float, high: float, most: int = 4) -> list[float]:
     """Round numbers between two positive ones, for a logarithmic axis: two at least."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    fine = ([step / parts for step in range(parts, 10 * parts)] for parts in (10, 100, 1000))
     found: list[float] = []
-    for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), tuple(range(10, 100))):
-        scale = 10 if steps[0] == 10 else 1
-        every = [step / scale * 10.0**decade for decade in decades for step in steps]
+    for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), *fine):
+        every = [step * 10.0**decade for decade in decades for step in steps]
         found = [tick for tick in every if low <= tick <= high]
         if len(found) >= 2:
             break
-    return found[:: math.ceil(len(found) / most)] if found else []
+    return found[:: max(1, math.ceil(len(found) / most))]
 
 
 def front(costs: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

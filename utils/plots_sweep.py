@@ -73,15 +73,16 @@ def _grid(axes: Axes, points: Sequence[Point], found: Knee | None) -> None:
     values = np.full((len(lambdas), len(goals)), np.nan)
     for place, members in cells.items():
         values[place] = members[0].mean(column) if len(members) == 1 else np.nan
-    top = np.nanmax(values)
-    scale = Normalize(max(np.nanmin(values), top - BELOW), top)
+    means = [point.mean(column) for point in points]
+    low, top = min(means), max(means)
+    scale = Normalize(max(low, top - BELOW), top)
     image = axes.pcolormesh(values, cmap="cividis", norm=scale, edgecolors=GAP, linewidth=3)
     for (line, place), members in cells.items():
         alone = len(members) == 1
         dark = alone and scale(values[line, place]) < 0.55
-        means = [f"{100 * value:.1f}" for value in sorted(point.mean(column) for point in members)]
+        said = [f"{100 * value:.1f}" for value in sorted(point.mean(column) for point in members)]
         axes.text(
-            place + 0.5, line + 0.5, means[0] if alone else f"{means[0]} to\n{means[-1]}",
+            place + 0.5, line + 0.5, said[0] if alone else f"{said[0]} to\n{said[-1]}",
             ha="center", va="center", fontsize=11 if alone and len(goals) < 9 else 9,
             color="#FFFFFF" if dark else "#000000" if alone else BLACK,
         )  # fmt: skip
@@ -95,7 +96,7 @@ def _grid(axes: Axes, points: Sequence[Point], found: Knee | None) -> None:
     axes.spines[:].set_visible(False)
     axes.set(xlabel="ratio: share of channels removed", ylabel="λ")
     which = "validation" if column == "val" else "test"
-    extend = "min" if np.nanmin(values) < top - BELOW else "neither"
+    extend = "min" if low < top - BELOW else "neither"
     bar = axes.figure.colorbar(image, ax=axes, extend=extend, format=lambda v, _: f"{100 * v:.0f}")
     bar.set_label(f"{which} accuracy in %", fontsize=9)
     bar.outline.set_visible(False)

@@ -12,6 +12,7 @@ from utils.results import metrics
 from utils.summary import Point, goal
 
 Lines = dict[str, list[list[dict]]]  # {name: the rows of each seed}
+COLUMNS = {"train/loss", "train/accuracy"}
 LINES = 6  # more can't be told apart, and each has to be read
 
 
@@ -24,9 +25,9 @@ def curves(story: Story) -> Drawn:
         able = {_name(p, story.alone): p for p in story.points if p["stage"] == stage}
         lines: Lines = {}
         for name in spread([*able], LINES):
-            rows = [metrics(runs[row["run"]]) for row in able[name].rows]
-            if all(rows):
-                lines[name] = rows
+            seeds = [metrics(runs[row["run"]]) for row in able[name].rows]
+            if all(seeds) and all(COLUMNS <= row.keys() for rows in seeds for row in rows):
+                lines[name] = seeds
         missed += [name for name in able if name not in lines]
         shown |= {stage: lines} if lines else {}
     if not shown:
