@@ -24,18 +24,23 @@ NOTES = "expected.jsonl"
 
 def pipeline(cfg) -> list[Path]:
     """Run what is missing; return the folders of the stages, pass after pass."""
-    if not isinstance(cfg.passes, int) or cfg.passes < 1:
-        raise ValueError(f"passes is a number from 1 on; got {cfg.passes}")
+    if not isinstance(cfg.passes, int) or cfg.passes < 0:
+        raise ValueError(f"passes is a number from 1 on, or 0 to train only; got {cfg.passes}")
     if cfg.dry_run:
         return [folder for folder, _ in _expected(cfg)]
     folders: list[Path] = []
-    for _ in range(cfg.passes):
-        for stage in (train.train, prune.prune, finetune.finetune):
-            parent = str(folders[-1]) if folders else cfg.ckpt
-            folders.append(stage(_for_stage(cfg, stage is finetune.finetune, parent)))
+    for module, stage in _stages(cfg.passes):
+        parent = str(folders[-1]) if folders else cfg.ckpt
+        folders.append(stage(_for_stage(cfg, module is finetune, parent)))
     if cfg.passes > 1:
         _summarise(folders)
     return folders
+
+
+def _stages(passes: int) -> list[tuple[Any, Any]]:
+    """(script, its stage), one after the other; without a pass, a training alone."""
+    one = [(train, train.train), (prune, prune.prune), (finetune, finetune.finetune)]
+    return one * passes or one[:1]
 
 
 def _expected(cfg) -> Iterator[tuple[Path, Any]]:
@@ -49,8 +54,7 @@ def _expected(cfg) -> Iterator[tuple[Path, Any]]:
     from utils.forecast import forecast
 
     parent = None
-    for number in range(3 * cfg.passes):
-        module = (train, prune, finetune)[number % 3]
+    for number, (module, _) in enumerate(_stages(cfg.passes)):
         before = f"pass {number // 3 + 1}: " if cfg.passes > 1 else ""
         try:
             own = _for_stage(cfg, module is finetune, cfg.ckpt)

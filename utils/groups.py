@@ -13,7 +13,7 @@ from typing import Any
 Run = dict[str, Any]
 # What can't change a result, or is said by the result itself (seed, precision, data set).
 NEVER = {"runs_dir", "seed", "device", "dry_run", "allow", "model_path", "logger", "hardware"}
-NEVER |= {"ckpt", "passes", "experiment", "hydra"}
+NEVER |= {"ckpt", "passes", "experiment", "twin", "hydra"}
 PATHS = {"root", "download", "workers"}  # of a data set: where it lies and who reads it
 CUT = {"ratio", "target", "floor", "refill", "round_to", "rounding", "scope", "coupled"}
 CUT |= {"combine", "dead", "unread", "compensate", "images", "recalibrate"}
