@@ -26,7 +26,7 @@ def curves(story: Story) -> Drawn:
         lines: Lines = {}
         for name in spread([*able], LINES):
             seeds = [metrics(runs[row["run"]]) for row in able[name].rows]
-            if all(seeds) and all(COLUMNS <= row.keys() for rows in seeds for row in rows):
+            if all(seeds) and all(row.keys() >= COLUMNS for rows in seeds for row in rows):
                 lines[name] = seeds
         missed += [name for name in able if name not in lines]
         shown |= {stage: lines} if lines else {}
