@@ -3,6 +3,7 @@
     python report.py                        # runs/
     python report.py results/ only=cifar10
     python report.py figures=pdf            # the plots as files, for a paper
+    python report.py table=1a               # a table of the paper, ours beside it
 
 Writes report/ beside the runs: index.html, report.md, table.csv, report.json, gammas.png,
 widths.png. Only result.json and metrics.jsonl are read (and model.pt, to time it): nothing is
@@ -152,6 +153,7 @@ def _time(runs: list[dict], allow: tuple[str, ...]) -> None:
 @script("report", positional="runs_dir")
 def main(cfg) -> None:
     from utils import housekeeping
+    from utils.paper_report import paper_table
 
     if cfg.list:
         housekeeping.show(Path(cfg.runs_dir))
@@ -159,6 +161,10 @@ def main(cfg) -> None:
         housekeeping.clean(Path(cfg.runs_dir), cfg.delete, cfg.unfinished, cfg.yes)
     elif cfg.unfinished or cfg.yes:
         raise ValueError("unfinished= and yes= belong to delete=TEXT")
+    elif cfg.table is not None:
+        paper_table(cfg.table, Path(cfg.runs_dir), cfg.only, cfg.fast)
+    elif cfg.fast:
+        raise ValueError("fast= belongs to table=NAME")
     else:
         report(cfg)
 

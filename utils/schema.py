@@ -35,6 +35,8 @@ TYPES = {
         "runs_dir": StringNode("runs", is_optional=False),
         "only": StringNode(None),
         "figures": StringNode(None),
+        "table": StringNode(None),
+        "fast": BooleanNode(False, is_optional=False),
         "list": BooleanNode(False, is_optional=False),
         "delete": StringNode(None),
         "unfinished": BooleanNode(False, is_optional=False),

@@ -1,0 +1,61 @@
+"""`report.py table=...`: a table of the paper, from what is finished below `runs_dir`."""
+
+import shlex
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from utils import paper, paper_text
+from utils.experiments import composed
+from utils.results import find_runs, write_text
+from utils.table import choose
+
+
+def paper_table(table: str, root: Path, only: str | None = None, fast: bool = False) -> Path:
+    """Print the table, and write it beside the runs; return the path of the Markdown file.
+
+    Args:
+        table: "1a", ...: a table of results/paper.yaml.
+        root: where the runs are; there may be none.
+        only: a text in the names of the runs to take.
+        fast: the rows' twins for a laptop instead; runs of one never get into the other's table.
+
+    Raises:
+        ValueError: there is no such table.
+    """
+    from rich.console import Console
+
+    paper.rows(table)  # an unknown table is refused before anything is read
+    twin = "fast" if fast else None
+    words = "python pipeline.py experiment={}" + (f" twin={twin}" if twin else "")
+    words += "" if root == Path("runs") else f" runs_dir={shlex.quote(str(root))}"
+
+    @lru_cache
+    def compose(experiment: str) -> dict[str, Any]:
+        return composed(experiment, twin)
+
+    lines = paper.lines(table, _finished(root, only), compose, words)
+    folder = root / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"table_{table}{'_fast' if fast else ''}"
+    write_text(folder / f"{name}.md", paper_text.markdown(table, lines, fast))
+    write_text(folder / f"{name}.tex", paper_text.latex(table, lines, fast))
+    write_text(folder / f"{name}.csv", paper_text.comma_separated(lines))
+    console = Console(width=None if Console().is_terminal else 200)
+    console.print(paper_text.terminal(table, lines, fast))
+    for note in paper_text.notes(table, lines, fast):
+        print(note)
+    commands = paper_text.missing(lines)
+    if commands:
+        print("To fill the empty rows:", *commands, sep="\n  ")
+    print(f"{folder / name}.md, .tex, .csv have this table")
+    return folder / f"{name}.md"
+
+
+def _finished(root: Path, only: str | None) -> list[dict[str, Any]]:
+    """The finished runs below `root`; that there are none yet is said, and no error here."""
+    try:
+        return choose(find_runs(root), only)
+    except FileNotFoundError as error:
+        print(error)
+        return []
