@@ -2,7 +2,7 @@
 
     python evaluate.py runs/<name>
     python evaluate.py results/digits_thin.safetensors
-    python evaluate.py results/cifar10_thin.safetensors data=cifar10 data.root=~/datasets
+    python evaluate.py results/cifar10_thin.safetensors data=cifar10 data.root=../datasets
     python evaluate.py model_best.pth.tar data=cifar10
 
 Costs need no data. Accuracy is measured on the data the network was trained on, or on data=...
