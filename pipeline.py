@@ -121,15 +121,18 @@ def _sum_up(notes: Path) -> None:
 
 
 @script("pipeline", after_dry_run=_sum_up)
-def main(cfg) -> None:
-    from utils import trial
+def main(cfg) -> Any:
+    from utils import search, trial
 
     train.from_checkpoint(cfg)
     finetune.refuse_epochs_of_scratch(cfg.finetune.scratch, "finetune.epochs")
+    if search.is_on():
+        search.check(cfg)
     if cfg.dry_run:
         _note(_expected(cfg))
-    else:
-        trial.run(pipeline, cfg)
+        return None
+    folders = trial.run(pipeline, cfg)
+    return search.objective(folders[-1]) if search.is_on() else None
 
 
 if __name__ == "__main__":

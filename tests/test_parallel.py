@@ -42,9 +42,8 @@ def test_joblib_trains_the_network_of_two_jobs_once_and_names_the_job_that_faile
     assert stages == [("finetune", 0.3), ("finetune", 0.5), ("prune", 0.3), ("prune", 0.5)]
     assert len(results) == 5 and "Traceback" not in errors
     assert all(result["command"].startswith("python pipeline.py -m") for result in results)
-    assert "1 of the sweep's jobs failed: ratio=1.5 (why: " in errors.splitlines()[-1]
-    (why,) = tmp_path.glob("sweeps/*/failed-*.txt")
-    assert "0 <= ratio < 1; got 1.5" in why.read_text()
+    last = errors.splitlines()[-1]
+    assert last.startswith("error: 1 of the sweep's jobs failed: ratio=1.5 (ratio is the share")
 
 
 def test_submitit_runs_jobs_from_any_folder_and_names_the_one_that_failed(tmp_path):
@@ -52,7 +51,8 @@ def test_submitit_runs_jobs_from_any_folder_and_names_the_one_that_failed(tmp_pa
     jobs = sweep("train", "submitit_local", tmp_path, "runs_dir=runs", "epochs=1,0")
     _, errors = jobs.communicate()
     assert jobs.returncode == 1 and "Traceback" not in errors
-    assert "1 of the sweep's jobs failed: epochs=0 (why: " in errors.splitlines()[-1]
+    last = errors.splitlines()[-1]
+    assert last.startswith("error: 1 of the sweep's jobs failed: epochs=0 (training needs at")
     (result,) = tmp_path.glob("runs/*/result.json")
     assert json.loads(result.read_text())["epochs"] == 1
     logs = [path.read_text() for path in tmp_path.glob("runs/sweeps/*/.submitit/*/*_log.out")]

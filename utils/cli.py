@@ -61,17 +61,13 @@ def script(
             # Other processes, where a launcher starts them, find our modules from any folder.
             paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
             os.environ["PYTHONPATH"] = os.pathsep.join(paths)
-            job = _job(main, config, show_all, [*sys.argv], f"failed-{os.getpid()}.txt")
+            job = _job(main, config, show_all, [*sys.argv], failures_file(os.getpid()))
             start = hydra.main(config_path=str(CONF), config_name=config, version_base="1.3")(job)
             try:
                 if "dry_run=true" in map(str.lower, sys.argv):
                     _dry(start, after_dry_run)
                 else:
-                    start()
-            except Failed as error:
-                jobs = [line.split("\t")[0] for line in Path(str(error)).read_text().splitlines()]
-                told = f"{'; '.join(jobs)} (why: {error})"
-                sys.exit(_say(f"{len(jobs)} of the sweep's jobs failed: {told}", 1))
+                    _start(start)
             except KeyboardInterrupt as error:
                 sys.exit(_say(str(error) or "stopped", 130))
             except Exception as error:
@@ -84,13 +80,20 @@ def script(
     return wrap
 
 
+def _start(start: Callable[[], Any]) -> None:
+    try:
+        start()
+    except Failed as error:
+        sys.exit(name_failures(Path(str(error))))
+
+
 def _dry(start: Callable[[], Any], after: Callable[[Path], None] | None) -> None:
     """Start a dry run: what Hydra writes for a sweep goes to a folder that is thrown away."""
     with tempfile.TemporaryDirectory() as folder:
         place = [word.lower() for word in sys.argv].index("dry_run=true")  # overrides in a row
         sys.argv.insert(place, f"hydra.sweep.dir='{folder}'")
         try:
-            start()
+            _start(start)
         finally:
             if after is not None:
                 after(Path(folder))
@@ -114,8 +117,11 @@ def _job(
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
+        from utils import schema
+
         sys.argv[:] = words
         try:
+            schema.round_floats(cfg)
             cfg = _without_default_network(cfg, config)
             find_modules_in(cfg.get("model_path"))
             return main(cfg)
@@ -144,6 +150,21 @@ def _note(sentence: str, failures: str) -> str:
     with path.open("a") as file:
         file.write(f"{' '.join(own) or f'job {hydra.job.num}'}\t{sentence}\n")
     return str(path)
+
+
+def failures_file(process: int) -> str:
+    """Of a sweep that `process` started: one line per job that failed, in hydra.sweep.dir."""
+    return f"failed-{process}.txt"
+
+
+def name_failures(notes: Path) -> int:
+    """Say which jobs failed, and why; the exit code."""
+    lines = [line.split("\t") for line in notes.read_text().splitlines()]
+    jobs: dict[str, list[str]] = {}
+    for job, reason in lines:
+        jobs.setdefault(reason, []).append(job)
+    told = "; ".join(f"{', '.join(same)} ({reason})" for reason, same in jobs.items())
+    return _say(f"{len(lines)} of the sweep's jobs failed: {told}", 1)
 
 
 def _own_network(arguments: list[str]) -> list[str]:

@@ -1,0 +1,58 @@
+"""What a sweeper that searches, such as optuna, is told about each job, and what it keeps quiet."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+NO_SPLIT = "a search chooses on the validation split, never on the test set: add data.val_size=..."
+
+
+def is_on() -> bool:
+    """Whether this job's sweeper wants to make something large or small."""
+    return HydraConfig.initialized() and "direction" in HydraConfig.get().sweeper
+
+
+def check(cfg: DictConfig) -> None:
+    """Before anything is trained.
+
+    Raises:
+        ValueError: there is nothing to choose on, or nothing to be told.
+    """
+    from hydra.utils import instantiate
+
+    from utils import stages
+
+    if cfg.dry_run:
+        raise ValueError("a search has to see results: leave out dry_run=true, or the sweeper")
+    if cfg.data is not None:  # else it is the checkpoint's, and looked at in the end
+        data = stages.load_data(stages.plain(cfg.data), instantiate(cfg.hardware))
+        if not len(data.val):
+            raise ValueError(NO_SPLIT)
+
+
+def objective(folder: Path) -> float | tuple[float, float]:
+    """Accuracy on the validation split of a finished run; and its MACs, for two directions."""
+    from utils.runs import read_result
+
+    result = read_result(folder)
+    accuracy = result["accuracy"]["val"]
+    if accuracy is None:
+        raise ValueError(NO_SPLIT)
+    alone = isinstance(HydraConfig.get().sweeper.direction, str)
+    return accuracy if alone else (accuracy, float(result["macs"]))
+
+
+class NameFailures(Callback):
+    """Names the jobs that failed, although the sweeper went on."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        from utils.cli import failures_file, name_failures
+
+        notes = Path(config.hydra.sweep.dir) / failures_file(os.getpid())
+        if notes.exists():
+            sys.exit(name_failures(notes))
