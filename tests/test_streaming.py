@@ -172,6 +172,13 @@ def test_a_process_reads_its_part_of_a_batch_and_nothing_else(photos, decoded):
     assert equal(joined, batches)
 
 
+def test_by_default_one_core_is_left_to_the_training(photos, monkeypatch):
+    for cores, processes, workers in ((8, 1, 7), (1, 1, 0), (64, 1, 16), (64, 8, 7), (2, 8, 0)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=cores: range(n), raising=False)
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        assert small(photos, workers=None).workers == workers
+
+
 def test_workers_outlive_the_signal_that_their_whole_group_gets(photos):
     data = small(photos, workers=2)
     batches = data.train_batches(4, seed=0, epoch=0)

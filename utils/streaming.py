@@ -10,9 +10,7 @@ number of workers, nor on which of them read it, nor on what was drawn before.
 import hashlib
 import json
 import os
-import signal
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from utils import folders
 from utils.augment import normalise
-from utils.seeding import mix
 from utils.sources import Split
 from utils.splits import Part, order_of_epoch, order_of_sample, set_aside, steps_per_epoch
+from utils.streaming_reader import Files, Reader, View, default_workers, read
 
 # Of ImageNet's colours, on the 0..1 scale; fb.resnet.torch, datasets/imagenet.lua.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -36,25 +33,6 @@ EIGENVECTORS = (
     (-0.5808, -0.0045, -0.8140),
     (-0.5836, -0.6948, 0.4203),
 )
-MOST_WORKERS = 16  # by default; each one keeps two batches ready
-
-View = Callable[[Tensor], Tensor]  # uint8 (3, any, any) to uint8 (3, size, size)
-
-
-@dataclass(frozen=True, eq=False)
-class Files:
-    """The images of a split, none of them read."""
-
-    folder: Path
-    names: np.ndarray  # bytes (N,), "<class>/<image>": one block, which processes share
-    sizes: Tensor  # int64 (N,), bytes
-    labels: Tensor  # int64 (N,)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def chosen(self, numbers: Tensor) -> "Files":
-        return Files(self.folder, self.names[numbers], self.sizes[numbers], self.labels[numbers])
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,14 +80,14 @@ class Streamed:
         """
         order = order_of_epoch(len(self.train), seed, epoch)
         steps = range(start, self.steps(batch_size))
-        reader = _Reader(self.train, order, batch_size, self.augment, (seed, epoch), part)
-        return self._read(reader, steps)
+        reader = Reader(self.train, order, batch_size, self.augment, (seed, epoch), part)
+        return self._normalised(reader, steps)
 
     def eval_batches(self, split: Files, batch_size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
         """Centre crops, normalised float32 (B, 3, size, size), and labels (B,), in order."""
         order = torch.arange(len(split))
-        reader = _Reader(split, order, batch_size, self.crop)
-        return self._read(reader, range(-(-len(split) // batch_size)))
+        reader = Reader(split, order, batch_size, self.crop)
+        return self._normalised(reader, range(-(-len(split) // batch_size)))
 
     def sample(self, n: int, *, seed: int, batch_size: int = 256) -> Iterator[Tensor]:
         """n different training images, as in evaluation: float32 (B, 3, size, size).
@@ -117,62 +95,12 @@ class Streamed:
         Raises ValueError, at the call, when there are fewer than n.
         """
         order = order_of_sample(len(self.train), n, seed)
-        reader = _Reader(self.train, order, batch_size, self.crop)
-        return (images for images, _ in self._read(reader, range(-(-n // batch_size))))
+        reader = Reader(self.train, order, batch_size, self.crop)
+        return (images for images, _ in self._normalised(reader, range(-(-n // batch_size))))
 
-    def _read(self, reader: "_Reader", steps: range) -> Iterator[tuple[Tensor, Tensor]]:
-        device = self.mean.device
-        workers = min(self.workers, max(0, len(steps) - 1))  # for one batch nobody is hired
-        loader = DataLoader(
-            reader,
-            batch_size=None,  # the reader makes whole batches
-            sampler=steps,
-            collate_fn=_as_it_is,
-            num_workers=workers,
-            worker_init_fn=_outlive_one_signal,
-            # They use neither threads nor the GPU, so that forking is safe, and start at once.
-            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
-            pin_memory=device.type == "cuda",
-            generator=torch.Generator(),  # else it draws a seed from the global one
-        )
-        for batch in loader:
-            if isinstance(batch, str):
-                raise ValueError(batch)
-            images, labels = (part.to(device, non_blocking=True) for part in batch)
+    def _normalised(self, reader: Reader, steps: range) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in read(reader, steps, self.workers, self.mean.device):
             yield normalise(images, self.mean, self.std), labels
-
-
-@dataclass(frozen=True, eq=False)
-class _Reader:
-    """A data set as torch's loader wants it, except that its items are batches."""
-
-    files: Files
-    order: Tensor  # int64; batch k holds numbers k * batch_size ... of it
-    batch_size: int
-    view: View
-    seeds: tuple[int, ...] = ()
-    part: Part = slice
-
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor] | str:
-        """uint8 (B, 3, size, size) and labels (B,), or what is wrong with an image."""
-        chosen = self.order[step * self.batch_size : (step + 1) * self.batch_size]
-        chosen = chosen[self.part(len(chosen))]
-        before = torch.get_rng_state()
-        try:
-            images = torch.stack([self._image(number) for number in chosen.tolist()])
-        except ValueError as error:
-            return str(error)  # raised here, it would arrive wrapped in a worker's traceback
-        finally:
-            torch.set_rng_state(before)
-        return images, self.files.labels[chosen]
-
-    def _image(self, number: int) -> Tensor:
-        path = self.files.folder / os.fsdecode(self.files.names[number])
-        pixels = folders.decode(path, 3, None).copy(order="K")  # Pillow's own can't be written to
-        if self.seeds:
-            # torchvision's transforms know no other generator. Only the CPU's: not the GPU's.
-            torch.default_generator.manual_seed(mix(*self.seeds, "image", number))
-        return self.view(torch.from_numpy(pixels))
 
 
 def imagenet(
@@ -220,7 +148,7 @@ def imagenet(
     options = [classes, mean.tolist(), std.tolist(), size, resize, color]
     digest = _fingerprint(options, train, val, test)
     views = _views(size, resize, color)
-    hired = _default_workers() if workers is None else workers
+    hired = default_workers() if workers is None else workers
     return Streamed(name, train, val, test, classes, mean, std, size, *views, hired, digest)
 
 
@@ -264,25 +192,3 @@ def _fingerprint(options: list[Any], *splits: Files) -> str:
         digest.update(split.sizes.numpy())
         digest.update(split.labels.numpy())
     return digest.hexdigest()
-
-
-def _default_workers() -> int:
-    """One per core but one, shared by the processes of a torchrun."""
-    known = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
-    return min(cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1, MOST_WORKERS)
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
-def _outlive_one_signal(worker: int) -> None:
-    """Ctrl-C and a scheduler's SIGTERM reach whole groups of processes. The training then wants to
-    finish its step, and needs us; it ends us itself. A second SIGTERM acts as usual."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _now_as_usual)
-
-
-def _now_as_usual(number: int, frame: Any) -> None:
-    signal.signal(number, signal.SIG_DFL)
