@@ -182,7 +182,7 @@ def test_by_default_one_core_is_left_to_the_training(photos, monkeypatch):
 def test_workers_outlive_the_signal_that_their_whole_group_gets(photos):
     data = small(photos, workers=2)
     batches = data.train_batches(4, seed=0, epoch=0)
-    read_so_far = [next(batches)]
+    read_so_far = [next(batches), next(batches)]  # one from each: both are at work
     for number in (signal.SIGINT, signal.SIGTERM):
         for worker in multiprocessing.active_children():
             os.kill(worker.pid, number)
