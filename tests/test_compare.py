@@ -80,7 +80,7 @@ def test_the_table_has_the_numbers_of_the_results(runs, contest):
     expected = sum(accuracy["random", s] - accuracy["slimming", s] for s in (0, 1)) / 2
     line = lines.loc[("random", "fine-tuned")]
     assert line["difference"].startswith(f"{expected:+.2f} ± ")
-    assert line["verdict"] == "2 seeds can't tell" and line["against"] == "slimming"
+    assert line["verdict"] == "2 seeds can't tell" and line["against"] == "slimming, λ 0.5"
     assert "(n = 2)" in line["test %"]
     control = lines.loc[("random", "scratch-E")]
     assert control["verdict"] == "one seed can't tell" and "±" not in control["difference"]
@@ -105,11 +105,23 @@ def test_other_penalties_are_other_entrants(runs):
     assert slimmings == [[0], [1]], "never averaged"
 
 
+def test_of_several_lambdas_one_is_the_reference(runs):
+    found = find_runs(runs)
+    stronger = {}
+    for run in (run for chain in table.chains(found) if chain[0]["strength"] for run in chain):
+        names = {"run": f"{run['run']}-2", "parent": run["parent"] and f"{run['parent']}-2"}
+        stronger[run["run"]] = {**run, **names, "strength": 0.7}
+    (contest,) = contests(table.chains([*found, *stronger.values()]))
+    against = {(e.method, e.strength): contest.reference(e) for e in contest.entrants if e.epochs}
+    assert against["slimming", 0.5] is None
+    assert against["slimming", 0.7].strength == against["random", 0.0].strength == 0.5
+
+
 def test_the_report_shows_it_as_a_plot_and_in_numbers(runs, contest):
     written = report(config("report", f"runs_dir={runs}")).read_text()
     assert table.markdown(as_text(contest)) in written
     html = (runs / "report" / "index.html").read_text()
-    assert 'id="compare"' in html and "random − slimming" in html
+    assert 'id="compare"' in html and "random − slimming, λ 0.5" in html
 
 
 def test_a_difference_of_nothing_reads_as_a_dash():

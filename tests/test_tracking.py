@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import wandb
 import yaml
 from wandb.util import get_core_path
 
 import engine
-import wandb
 from door import ROOT, TINY
 from terminal import terminal
 from utils.runs import read_result

@@ -67,19 +67,17 @@ class Contest:
     entrants: list[Entrant]
 
     def reference(self, entrant: Entrant) -> Entrant | None:
-        """A control is compared with its own fine-tuning, that with the reference method's."""
-        control = entrant.epochs is None
-        wanted = (entrant.method, entrant.strength) if control else (REFERENCE, None)
-        fits = [
-            other
-            for other in self.entrants
-            if other is not entrant
-            and other.method == wanted[0]
-            and wanted[1] in (None, other.strength)
-            and other.epochs is not None
-            and (control or other.epochs == entrant.epochs)
-        ]
-        return max(fits, key=lambda other: len(other.chains), default=None)
+        """A control is compared with its own fine-tuning; that with the reference method's, at the
+        lambda with the most seeds, the lowest of those."""
+        tuned = [other for other in self.entrants if other.epochs is not None]
+        if entrant.epochs is None:
+            who = (entrant.method, entrant.strength)
+            fits = [other for other in tuned if (other.method, other.strength) == who]
+        else:
+            fits = [other for other in tuned if other.epochs == entrant.epochs]
+            fits = [other for other in fits if other.method == REFERENCE]
+        best = max(fits, key=lambda other: (len(other.chains), -other.strength), default=None)
+        return None if best is entrant else best
 
 
 def paired(ours: dict[int, float], theirs: dict[int, float]) -> Difference:
@@ -134,7 +132,8 @@ def as_text(contest: Contest) -> pd.DataFrame:
         }
         if other is not None:
             difference = paired(entrant.accuracies, other.accuracies)
-            whose = other.method if other.method != entrant.method else "its fine-tuning"
+            own = entrant.epochs is None
+            whose = "its fine-tuning" if own else f"{other.method}, λ {other.strength:g}"
             line |= {
                 "difference": f"{difference}",
                 "against": whose,

@@ -56,6 +56,7 @@ def _panel(axes: Axes, contest: Contest) -> None:
 
 
 def _name(ours: Entrant, other: Entrant) -> str:
+    penalty = f", λ {ours.strength:g}" if ours.strength else ""
     if ours.epochs is None:
-        return f"{ours.method}: {ours.tuning} − fine-tuned"
-    return f"{ours.method} − {other.method}"
+        return f"{ours.method}{penalty}: {ours.tuning} − fine-tuned"
+    return f"{ours.method}{penalty} − {other.method}, λ {other.strength:g}"
