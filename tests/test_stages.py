@@ -334,7 +334,7 @@ def test_a_damaged_result_is_named_with_the_way_out(tmp_path, capsys):
     (folder / "result.json").write_text('{"schema": 1}')
     with pytest.raises(FileNotFoundError, match=r"python train\.py"):
         prune(tiny("prune", tmp_path))
-    assert "is not a result of this project" in capsys.readouterr().err
+    assert "is not a result of this version" in capsys.readouterr().err
 
 
 def test_an_export_that_fails_its_check_leaves_the_old_file(sparse, tmp_path):

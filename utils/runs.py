@@ -149,7 +149,8 @@ class Run:
 
     def save_resume(self, state: dict[str, Any]) -> None:
         state = {**state, "seconds": self.seconds}
-        write_atomically(self.folder / "resume.pt", lambda file: torch.save(state, file))
+        with self.writing("resume.pt") as path:
+            write_atomically(path, lambda file: torch.save(state, file))
 
     def load_resume(self) -> dict[str, Any] | None:
         """What was saved last, or None.
@@ -167,7 +168,23 @@ class Run:
         self.write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
     def write(self, name: str, text: str) -> None:
-        write_atomically(self.folder / name, lambda file: file.write(text.encode()))
+        with self.writing(name) as path:
+            write_atomically(path, lambda file: file.write(text.encode()))
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """The path of one of the run's files, and a sentence where it can't be written."""
+        path = self.folder / name
+        try:
+            yield path
+        except (OSError, RuntimeError) as error:
+            cause = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(cause, OSError):  # torch.save hides it behind an error of its own
+                raise
+            raise OSError(
+                f"can't write {path} ({cause.strerror or cause}): what was there is intact; make "
+                f"room, and the same command goes on"
+            ) from error
 
     def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Write result.json, which makes the stage done, and drop what only resuming needed."""
@@ -245,11 +262,10 @@ def newest(runs_dir: str | Path, fits: Any, advice: str) -> Path:
     found = []
     for path in Path(runs_dir).glob("*/result.json"):
         try:
-            result = json.loads(path.read_text())
-            if result.get("schema") == SCHEMA and fits(result):
+            if fits(read_result(path.parent)):
                 found.append((path.stat().st_mtime, path.parent))
-        except (ValueError, AttributeError, KeyError, TypeError):
-            print(f"{path} is not a result of this project: passed over", file=sys.stderr)
+        except (ValueError, KeyError, TypeError):
+            print(f"{path} is not a result of this version: passed over", file=sys.stderr)
     if not found:
         raise FileNotFoundError(advice)
     return max(found)[1]

@@ -120,7 +120,8 @@ def _finish(run: Run, outcome: Outcome, config: dict[str, Any]) -> dict[str, Any
     """Save the network, then write everything a reader needs to trust the numbers."""
     weights = {name: tensor.detach().cpu() for name, tensor in outcome.model.state_dict().items()}
     checkpoint = replace(outcome.checkpoint, weights=weights)
-    artifact.save(run.folder / "model.pt", checkpoint)
+    with run.writing("model.pt") as path:
+        artifact.save(path, checkpoint)
     scales = {name: gamma.detach().cpu() for name, gamma in gammas(outcome.model).items()}
     dense = original_widths(checkpoint, scales)
     return run.finish(
