@@ -18,6 +18,7 @@ from prune import prune
 from slimming.artifact import read
 from terminal import refusal, terminal
 from train import train
+from utils.runs import commit
 from utils.tracking import NoLogger
 
 FAST = ("epochs=3", "finetune.epochs=1", "method.strength=2.0")
@@ -65,11 +66,13 @@ def same_weights(one: Path, other: Path) -> bool:
 
 def test_a_disk_that_is_full_from_the_start_leaves_nothing(tmp_path):
     words = (*TINY, *FAST[:1], f"runs_dir={tmp_path}")
+    commit.cache_clear()  # git is asked on the full disk, too
     for size, file in ((500, "config.yaml"), (20_000, "resume.pt")):
         with full_beyond(size):
             said = refusal("train", *words)
         assert f"{file} (File too large): what was there is intact" in said
         assert not list(tmp_path.iterdir())
+    assert not (ROOT / ".git/index.lock").exists()
 
 
 def test_a_disk_that_fills_up_leaves_what_was_saved_and_the_run_goes_on(runs, tmp_path):

@@ -297,7 +297,9 @@ def commit() -> str:
     root = Path(__file__).resolve().parent.parent
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True)
+        # Asking writes nothing: killed, or on a full disk, git would leave its index locked.
+        asked = ["git", "--no-optional-locks", *words]
+        done = subprocess.run(asked, cwd=root, capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else ""
 
     try:
