@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from door import TINY, tiny
+from door import ROOT, TINY, tiny
 from prune import prune
 from slimming.artifact import read
 from terminal import refusal, terminal
