@@ -8,6 +8,7 @@ import pytest
 
 from door import config
 from pipeline import pipeline
+from terminal import terminal
 from utils import paper
 from utils.cli import CONF
 from utils.experiments import composed
@@ -94,6 +95,12 @@ TWINS += ["imagenet_vgg_a_50", "cifar10_vgg19_multipass", "cifar10_vgg19_l1_norm
 def test_a_twin_runs(runs, name):
     end = run(name, runs, "fast")[-1]
     assert end["stage"] == "finetune" and end["recipe"] == "fast"
+
+
+def test_a_sweep_over_experiments_takes_the_options_of_their_data(tmp_path):
+    sweep = ("-m", "experiment=cifar10_vgg19_baseline,cifar100_vgg19_50", "logger=none")
+    code, _, err = terminal("pipeline", *sweep, "data.root=nowhere", f"runs_dir={tmp_path}")
+    assert code == 1 and "nowhere/cifar-10-batches-py" in err and "2 of the sweep's jobs" in err
 
 
 @pytest.mark.parametrize("name", OF_THE_PAPER)

@@ -221,6 +221,11 @@ def test_the_twins_are_asked_for_with_their_table(tmp_path):
     assert refusal("report", f"runs_dir={tmp_path}", "fast=true") == "fast= belongs to table=NAME"
 
 
+def test_a_misspelt_option_of_the_report_is_named(tmp_path):
+    """Every key of every yaml is looked through for near words: `yes` has to be a word."""
+    assert "did you mean table" in refusal("report", "tabel=1a", f"runs_dir={tmp_path}")
+
+
 def test_recalled_numbers_are_marked(tmp_path):
     assert terminal("report", str(tmp_path), "table=1c")[0] == 0
     page = (tmp_path / "report" / "table_1c.md").read_text()

@@ -171,11 +171,14 @@ def _own_network(arguments: list[str]) -> list[str]:
     """Where a class is typed, no yaml's arguments come along, and any argument may be given."""
     keys = [_key(argument) for argument in arguments]
     own = "model._target_" in keys or "experiment" in keys  # which may name one
+    # A sweep is composed without what is swept first: the default data may lack an option.
+    swept = any(key == "experiment" and "," in word for key, word in zip(keys, arguments))
     words = []
     for key, word in zip(keys, arguments, strict=True):
         if key == "model._target_" and "model" not in keys:
             words.append("model=own")
         added = key == "model_path" or (own and key.startswith("model."))
+        added |= swept and key.startswith("data.")
         words.append(f"++{word.lstrip('+')}" if added else word)
     return words
 
