@@ -75,7 +75,7 @@ def check(name: str, model: nn.Module, data: Data, hardware: Hardware) -> None:
 @torch.no_grad()
 def check_outputs(name: str, model: nn.Module, data: Data) -> None:
     """The same, in the mode it is in; in training mode this changes BatchNorm's statistics."""
-    images = next(data.eval_batches(data.train, 2))[0]
+    images = next(data.sample(2, seed=0))
     mode = " in training mode" if model.training else ""
     try:
         outputs = model(images)
