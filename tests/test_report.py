@@ -104,6 +104,17 @@ def test_broken_foreign_and_future_results_are_named_and_passed_over(runs, tmp_p
         assert words in said
 
 
+def test_a_run_that_lies_in_two_places_is_one_run(runs, tmp_path, capsys):
+    for place in ("a", "b"):
+        shutil.copytree(runs, tmp_path / place)
+    assert len(find_runs(tmp_path)) == len(find_runs(runs))
+    assert "differs" not in capsys.readouterr().err
+    other = next((tmp_path / "b").glob("*l0-s0-*/result.json"))
+    other.write_text(other.read_text().replace('"test": ', '"test": 0.1e-1, "was": '))
+    assert len(find_runs(tmp_path)) == len(find_runs(runs))
+    assert f"{other} differs from {tmp_path / 'a'}" in capsys.readouterr().err
+
+
 def test_latency_is_measured_once_side_by_side_and_kept(runs):
     report(config("report", f"runs_dir={runs}", "latency=true", "only=l0-s0"))
     (kept,) = runs.glob("*/latency.json")
@@ -267,6 +278,16 @@ def test_the_networks_in_the_fresh_clone_open():
         config("evaluate", f"ckpt={ROOT / 'results/digits_thin.safetensors'}")
     )
     assert said["params"] == 41_916 and said["accuracy"]["test"] > 0.97
+
+
+def test_more_networks_than_can_be_read_become_a_line_per_ratio_in_the_terminal(capsys, tmp_path):
+    for seed in range(101):
+        run = made_up(f"t{seed}", "train", seed=seed, schema=1)
+        (tmp_path / f"t{seed}").mkdir()
+        (tmp_path / f"t{seed}" / "result.json").write_text(json.dumps(run))
+    report(config("report", f"runs_dir={tmp_path}"))
+    said = capsys.readouterr().out
+    assert "fast recipe" in said and "33.33 ± 0.00 (n = 101)" in said and said.count("33.33") == 1
 
 
 def test_with_nothing_finished_it_says_what_to_run(tmp_path):

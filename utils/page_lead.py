@@ -44,7 +44,7 @@ def cards(story: Story) -> str:
         thin, why = found[0][1].point, "the suggestion"
     else:
         thin = max((p for p in ends if not uncut(p)), key=lambda p: p.mean("test"), default=None)
-        why = "the most accurate thin network here, not a choice: there is no validation split"
+        why = "the most accurate thin network here by the test set, so no choice"
     if thin is None:
         return ""
     same = [p for p in ends if uncut(p) and _alike(p, thin)]

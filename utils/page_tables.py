@@ -22,7 +22,7 @@ OPEN = 60  # rows: longer tables start closed
 def results(story: Story) -> str:
     """One line per network and ratio for each recipe; every network by itself below."""
     marked = {line(found.point) for found in knees(story).values() if found}
-    by_name = {run["run"]: run for run in story.runs}
+    by_name = story.by_name
     parts = [
         "<p>Test accuracy in % after each step: trained, cut (nothing trained yet), and "
         "fine-tuned. ± is the standard deviation over n seeds. The suggested knee is shaded. "

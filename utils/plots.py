@@ -72,6 +72,10 @@ class Story:
         return len({(row["network"], row["data"], row["recipe"]) for row in self.rows}) == 1
 
     @cached_property
+    def by_name(self) -> dict[str, dict[str, Any]]:
+        return {run["run"]: run for run in self.runs}
+
+    @cached_property
     def chains(self) -> list[list[dict[str, Any]]]:
         return table.chains(self.runs)
 

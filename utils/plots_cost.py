@@ -58,7 +58,8 @@ def cost(story: Story) -> Drawn:
             best = max(point.mean("test") for point in subjects[key])
             near = [p for p in subjects[key] if p.mean("test") >= best - BELOW]
             if far := len(subjects[key]) - len(near):
-                notes.append(f"{far} networks more than {100 * BELOW:g} points below the best")
+                few = "1 network" if far == 1 else f"{far} networks"
+                notes.append(f"{few} more than {100 * BELOW:g} points below the best")
             for panel, column in zip(line, columns, strict=True):
                 _panel(panel, _timed(near, machines[0]) if "latency" in column else near, column)
             before = "" if story.alone else f"{key[0]}, {key[1]}\n"

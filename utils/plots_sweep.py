@@ -32,13 +32,17 @@ BELOW = 0.10  # what is further below the best gets the darkest colour: a collap
 
 
 def knees(story: Story) -> dict[tuple, Knee | None]:
-    runs = {run["run"]: run for run in story.runs}
-    return {key: knee(points, runs) for key, points in sweeps(story.points).items()}
+    """The knee of each sweep, None where nothing may be chosen; a single cell has no bend."""
+    return {key: knee(points, story.by_name) for key, points in _grids(story).items()}
+
+
+def _grids(story: Story) -> dict[tuple, list[Point]]:
+    return {key: points for key, points in sweeps(story.points).items() if _is_grid(points)}
 
 
 def grid(story: Story) -> Drawn:
     """Rows are lambdas, columns are cuts; validation accuracy, or test where there is no other."""
-    able = {key: points for key, points in sweeps(story.points).items() if _is_grid(points)}
+    able = _grids(story)
     if not able:
         return Drawn(
             None,

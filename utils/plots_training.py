@@ -18,14 +18,13 @@ LINES = 6  # more can't be told apart, and each has to be read
 
 def curves(story: Story) -> Drawn:
     """Loss on the training images and accuracy: trainings above, fine-tunings below."""
-    runs = {run["run"]: run for run in story.runs}
     shown: dict[str, Lines] = {}
     missed: list[str] = []
     for stage in ("train", "finetune"):
         able = {_name(p, story.alone): p for p in story.points if p["stage"] == stage}
         lines: Lines = {}
         for name in spread([*able], LINES):
-            seeds = [metrics(runs[row["run"]]) for row in able[name].rows]
+            seeds = [metrics(story.by_name[row["run"]]) for row in able[name].rows]
             if all(seeds) and all(row.keys() >= COLUMNS for rows in seeds for row in rows):
                 lines[name] = seeds
         missed += [name for name in able if name not in lines]
