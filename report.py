@@ -23,7 +23,7 @@ def report(cfg) -> Path:
     """Report the finished runs below `runs_dir`; return the path of report.md."""
     from rich.console import Console
 
-    from utils import page, page_markdown, plots, table
+    from utils.report import page, page_markdown, plots, table
     from utils.results import find_runs, write_text
 
     if cfg.figures not in (None, *FIGURES):
@@ -62,7 +62,7 @@ def _title(story) -> str:
 
 def _pictures(drawn, folder: Path) -> dict[str, str]:
     """Those of report.md: {file name: a note on what is not in it}."""
-    from utils.plots import save
+    from utils.report.plots import save
 
     notes = {}
     for name in ("gammas", "widths"):
@@ -75,7 +75,7 @@ def _pictures(drawn, folder: Path) -> dict[str, str]:
 
 
 def _figures(drawn, folder: Path, kind: str) -> None:
-    from utils.plots import save
+    from utils.report.plots import save
 
     folder.mkdir(exist_ok=True)
     made = {name: plot.figure for name, plot in drawn.items() if plot.figure is not None}
@@ -86,8 +86,8 @@ def _figures(drawn, folder: Path, kind: str) -> None:
 
 def _terminal(rows: list[dict], data, narrow: bool) -> list:
     """Every network in a rich table; too many to read become a line per network and ratio."""
-    from utils.summary import by_ratio
-    from utils.table import humane
+    from utils.report.summary import by_ratio
+    from utils.report.table import humane
 
     recipes = dict.fromkeys(row["recipe"] for row in rows)
     if len(rows) > ROWS:
@@ -110,7 +110,7 @@ def _table(text, title: str | None):
     from rich import box
     from rich.table import Table
 
-    from utils.table import LEFT
+    from utils.report.table import LEFT
 
     table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
     for column in text.columns:
@@ -153,7 +153,7 @@ def _time(runs: list[dict], allow: tuple[str, ...]) -> None:
 @script("report", positional="runs_dir")
 def main(cfg) -> None:
     from utils import housekeeping
-    from utils.paper_report import paper_table
+    from utils.report.paper_report import paper_table
 
     if cfg.list:
         housekeeping.show(Path(cfg.runs_dir))

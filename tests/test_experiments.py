@@ -9,9 +9,9 @@ import pytest
 from door import config
 from pipeline import pipeline
 from terminal import terminal
-from utils import paper
 from utils.cli import CONF
 from utils.experiments import composed
+from utils.report import paper
 from utils.schema import register
 
 NAMES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))

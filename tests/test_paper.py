@@ -9,8 +9,8 @@ import pytest
 from door import tiny
 from pipeline import pipeline
 from terminal import refusal, terminal
-from utils import paper
 from utils.experiments import composed
+from utils.report import paper
 from utils.results import find_runs
 from utils.schema import register
 from utils.stages import plain

@@ -13,11 +13,11 @@ from evaluate import evaluate_checkpoint
 from pipeline import pipeline
 from report import report
 from train import train
-from utils import page_markdown, plots, table
-from utils.plots_gammas import gammas
-from utils.plots_layers import widths
+from utils.report import page_markdown, plots, table
+from utils.report.plots_gammas import gammas
+from utils.report.plots_layers import widths
+from utils.report.summary import apart, by_ratio, points
 from utils.results import find_runs
-from utils.summary import apart, by_ratio, points
 
 SWEEP = ("epochs=1", "finetune.epochs=1", "compensate=bias")
 

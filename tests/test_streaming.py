@@ -23,8 +23,8 @@ from terminal import refusal, terminal
 from train import train
 from utils import folders, stages, streaming
 from utils.data import imagefolder
-from utils.groups import differences
 from utils.hardware import choose
+from utils.report.groups import differences
 from utils.streaming import imagenet, lighting
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,8 +10,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from utils.knee import Knee, knee, sweeps, uncut
-from utils.plots import (
+from utils.report.knee import Knee, knee, sweeps, uncut
+from utils.report.plots import (
     BLACK,
     GAP,
     GREY,
@@ -26,7 +26,7 @@ from utils.plots import (
     panels,
     style,
 )
-from utils.summary import Point, goal
+from utils.report.summary import Point, goal
 
 BELOW = 0.10  # what is further below the best gets the darkest colour: a collapse hides the rest
 

@@ -7,12 +7,12 @@ from html import escape
 
 import pandas as pd
 
-from utils.compare import as_text, contests
-from utils.origins import commit, commits, duration, environments, letters
-from utils.plots import Story
-from utils.plots_sweep import knees
-from utils.summary import APART, apart, by_line, by_ratio, line
-from utils.table import LEFT, frame, humane
+from utils.report.compare import as_text, contests
+from utils.report.origins import commit, commits, duration, environments, letters
+from utils.report.plots import Story
+from utils.report.plots_sweep import knees
+from utils.report.summary import APART, apart, by_line, by_ratio, line
+from utils.report.table import LEFT, frame, humane
 
 WORDS = {*LEFT, "method", "then", "against", "verdict", "stage", "commit", "machine", "command"}
 N = re.compile(r" \(n = (\d+)\)")

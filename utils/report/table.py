@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from utils import groups
+from utils.report import groups
 from utils.results import STAGES
 
 Run = dict[str, Any]

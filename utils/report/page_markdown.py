@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from utils.compare import as_text, contests
-from utils.origins import commits
-from utils.summary import APART, apart, by_ratio
-from utils.table import frame, humane, machine, markdown, paths
+from utils.report.compare import as_text, contests
+from utils.report.origins import commits
+from utils.report.summary import APART, apart, by_ratio
+from utils.report.table import frame, humane, machine, markdown, paths
 
 PAIRED = (
     "Differences in points of test accuracy, ± half of the 95 % confidence interval of the mean "

@@ -1,6 +1,6 @@
 """A whole comparison at a glance: means over seeds, one line per network and ratio.
 
-A `Point` is a group of rows (see `utils.table.rows`) that differ in their seed and in nothing else:
+A `Point` is a group of rows (see `table.rows`) that differ in their seed and in nothing else:
 tables, plots and the page take their means from here.
 """
 
@@ -12,8 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from utils import groups
-from utils.table import AFTER, si
+from utils.report import groups
+from utils.report.table import AFTER, si
 
 Row = dict[str, Any]
 LINE = ("recipe", "network", "data", "lambda", "ratio", "target", "pass", "method")
@@ -159,7 +159,7 @@ def apart(rows: Sequence[Row], paths: Mapping[str, Sequence[dict]]) -> list[str]
     """Why some cells of `by_ratio` hold several values: which settings differ, one line each.
 
     Args:
-        paths: {run: the chain that ends in it}, of `utils.table.paths`.
+        paths: {run: the chain that ends in it}, of `utils.report.table.paths`.
     """
     said: dict[tuple, list[str]] = {}
     for members in by_line(rows).values():

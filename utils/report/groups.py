@@ -1,6 +1,6 @@
 """Which runs may be averaged: those that differ in their seed and in nothing else.
 
-A run is the content of a result.json, a chain the runs from a training on (see `utils.table`).
+A run is the content of a result.json, a chain the runs from a training on (see `table.py`).
 What a run was asked for is read from the config it recorded, so no folder or hash is trusted.
 """
 

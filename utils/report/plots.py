@@ -1,6 +1,6 @@
 """What all plots share: the story they tell, their looks, and how they become files and SVG.
 
-Each plot is a function `(story) -> Drawn`; `utils.page` lists them in their order. Colours are
+Each plot is a function `(story) -> Drawn`; `page.py` lists them in their order. Colours are
 Okabe and Ito's, told apart by every kind of colour vision.
 """
 
@@ -18,8 +18,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from utils import table
-from utils.summary import Point, points
+from utils.report import table
+from utils.report.summary import Point, points
 
 matplotlib.use("Agg")
 BLACK, GREY, GRID, GAP = "#1A1A1A", "#8C8C8C", "#D8D8D8", "#FEFEFD"

@@ -12,11 +12,11 @@ from typing import Any
 
 import yaml
 
-from utils import groups
-from utils.table import si
+from utils.report import groups
+from utils.report.table import si
 
 Run = dict[str, Any]
-PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "paper.yaml"
+PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "paper.yaml"
 STAGES = ["train", "prune", "finetune"]
 
 

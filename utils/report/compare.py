@@ -11,8 +11,8 @@ from statistics import mean, stdev
 
 import pandas as pd
 
-from utils.groups import groups, of_chain
-from utils.table import Run, method, network, si, strength, target, tuning
+from utils.report.groups import groups, of_chain
+from utils.report.table import Run, method, network, si, strength, target, tuning
 
 REFERENCE = "slimming"
 FREE = ("train: method", "train: strength", "prune: method", "prune: scope")

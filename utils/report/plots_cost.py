@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
 
-from utils.knee import last_steps, uncut
-from utils.plots import (
+from utils.report.knee import last_steps, uncut
+from utils.report.plots import (
     BLACK,
     BLUE,
     GREEN,
@@ -22,7 +22,7 @@ from utils.plots import (
     legend,
     style,
 )
-from utils.summary import Point
+from utils.report.summary import Point
 
 COSTS = {
     "macs": "MACs per image",

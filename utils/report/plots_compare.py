@@ -1,9 +1,9 @@
-"""Methods against each other: paired differences with their intervals (see `utils.compare`)."""
+"""Methods against each other: paired differences with their intervals (see `compare.py`)."""
 
 from matplotlib.axes import Axes
 
-from utils.compare import Contest, Entrant, contests, paired
-from utils.plots import BLUE, GREY, RED, Drawn, Story, left_out, style
+from utils.report.compare import Contest, Entrant, contests, paired
+from utils.report.plots import BLUE, GREY, RED, Drawn, Story, left_out, style
 
 MISSING = (
     "There is nothing to compare yet: several methods have to meet one target. `python pipeline.py "

@@ -12,9 +12,20 @@ from matplotlib.colors import LogNorm
 from matplotlib.ticker import MaxNLocator
 
 from utils.gammas import EDGES
-from utils.plots import BLUE, GREY, PANELS, RED, Drawn, Story, left_out, legend, panels, style
+from utils.report.plots import (
+    BLUE,
+    GREY,
+    PANELS,
+    RED,
+    Drawn,
+    Story,
+    left_out,
+    legend,
+    panels,
+    style,
+)
+from utils.report.table import method, network, ratio, strength, target
 from utils.results import metrics
-from utils.table import method, network, ratio, strength, target
 
 Chain = list[dict[str, Any]]
 ZERO = 1e-8  # a gamma below this is drawn as exactly 0

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
-from utils.summary import Point, by_line
+from utils.report.summary import Point, by_line
 
 SWEEP = ("recipe", "network", "data", "method", "pass")
 

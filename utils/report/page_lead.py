@@ -3,12 +3,12 @@
 from collections import Counter
 from html import escape
 
-from utils.knee import Knee, final, uncut
-from utils.origins import duration
-from utils.plots import Story
-from utils.plots_sweep import knees, sweep_title
-from utils.summary import Point, goal
-from utils.table import si
+from utils.report.knee import Knee, final, uncut
+from utils.report.origins import duration
+from utils.report.plots import Story
+from utils.report.plots_sweep import knees, sweep_title
+from utils.report.summary import Point, goal
+from utils.report.table import si
 
 STAGES = {"train": "training", "prune": "cut", "finetune": "fine-tuning"}
 

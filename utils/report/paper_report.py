@@ -5,10 +5,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from utils import paper, paper_text
 from utils.experiments import composed
+from utils.report import paper, paper_text
+from utils.report.table import choose
 from utils.results import find_runs, write_text
-from utils.table import choose
 
 
 def paper_table(table: str, root: Path, only: str | None = None, fast: bool = False) -> Path:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from string import ascii_uppercase
 from typing import Any
 
-from utils.table import machine
+from utils.report.table import machine
 
 Run = Mapping[str, Any]
 

@@ -5,8 +5,19 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from utils.plots import BLUE, GREY, PANELS, Drawn, Story, left_out, legend, panels, spread, style
-from utils.plots_gammas import title
+from utils.report.plots import (
+    BLUE,
+    GREY,
+    PANELS,
+    Drawn,
+    Story,
+    left_out,
+    legend,
+    panels,
+    spread,
+    style,
+)
+from utils.report.plots_gammas import title
 
 Chain = list[dict[str, Any]]
 

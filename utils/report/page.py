@@ -9,15 +9,15 @@ from pathlib import Path
 from string import Template
 from typing import NamedTuple
 
-from utils import page_tables, plots
-from utils.page_lead import cards, knee_lead, summary
-from utils.plots import Drawn, Story
-from utils.plots_compare import compared
-from utils.plots_cost import cost
-from utils.plots_gammas import evolution, gammas
-from utils.plots_layers import widths
-from utils.plots_sweep import after_cut, against_ratio, grid
-from utils.plots_training import curves
+from utils.report import page_tables, plots
+from utils.report.page_lead import cards, knee_lead, summary
+from utils.report.plots import Drawn, Story
+from utils.report.plots_compare import compared
+from utils.report.plots_cost import cost
+from utils.report.plots_gammas import evolution, gammas
+from utils.report.plots_layers import widths
+from utils.report.plots_sweep import after_cut, against_ratio, grid
+from utils.report.plots_training import curves
 
 HERE = Path(__file__).parent
 
