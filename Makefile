@@ -44,6 +44,7 @@ format: $(INSTALLED) ## let ruff rewrite the files
 benchmark: $(INSTALLED) ## speed of the data path and of training, on this machine
 	@$(PY) benchmarks/data.py
 	@$(PY) benchmarks/throughput.py
+	@$(PY) benchmarks/cache.py
 
 clean: ## remove the environment and caches (runs/ stays)
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
