@@ -29,7 +29,7 @@ def describe(cfg, parent=None):
 
     from engine import fit
     from slimming.methods.base import Plain
-    from utils import stages
+    from utils import configured, stages
     from utils.runs import Run
 
     if cfg.scratch not in SCRATCH:
@@ -42,7 +42,7 @@ def describe(cfg, parent=None):
     hardware = instantiate(cfg.hardware)
     data = parent.data(cfg, hardware)
     seed = parent.facts.get("seed", cfg.seed)
-    recipe = stages.recipe_of(cfg)
+    recipe = configured.recipe_of(cfg)
     if cfg.scratch != "none":
         recipe = replace(recipe, epochs=_scratch_epochs(cfg.scratch, parent, tuple(cfg.allow)))
     run = Run(
@@ -53,7 +53,7 @@ def describe(cfg, parent=None):
         {
             "parent": parent.identity,
             "data": data.fingerprint,
-            "recipe": {**stages.recipe_identity(cfg), "epochs": recipe.epochs},
+            "recipe": {**configured.recipe_identity(cfg), "epochs": recipe.epochs},
             "scratch": cfg.scratch,
             **hardware.identity,
         },
@@ -79,7 +79,7 @@ def describe(cfg, parent=None):
         )
 
     if run.result is None:
-        stages.try_optimizer(cfg, recipe)
+        configured.try_optimizer(cfg, recipe)
     return stages.Stage(run, work, leaves, seed, parent, hardware, recipe.epochs)
 
 

@@ -50,7 +50,7 @@ def _expected(cfg) -> Iterator[tuple[Path, Any]]:
         Each stage's folder, and whether it is finished (True) or how long it would take (a
         `utils.forecast.Forecast`, or None where nothing tells).
     """
-    from utils import stages
+    from utils import configured, stages
     from utils.forecast import forecast
 
     parent = None
@@ -63,7 +63,7 @@ def _expected(cfg) -> Iterator[tuple[Path, Any]]:
             print(f"{before}the stages that follow have no name yet: {reason}")
             return
         done = stage.run.result is not None
-        time = done or forecast(stage, stages.plain(own))
+        time = done or forecast(stage, configured.plain(own))
         told = "" if done else f" ({time or 'time unknown: no finished run is like it'})"
         print(f"{before}{stage.run.folder} {stage.run.status()}{told}")
         yield stage.run.folder, time

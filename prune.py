@@ -33,7 +33,7 @@ def describe(cfg, parent=None):
     from hydra.utils import instantiate
 
     from slimming import plan
-    from utils import stages
+    from utils import configured, stages
     from utils.doctor import show_plan
     from utils.method import scoring_identity
     from utils.runs import Run
@@ -44,7 +44,7 @@ def describe(cfg, parent=None):
             f"recalibrate and images are numbers of training images; got {cfg.recalibrate} and "
             f"{cfg.images}"
         )
-    described = stages.plain(cfg.method)
+    described = configured.plain(cfg.method)
     if parent is None:
         advice = "run `python train.py` first"
         parent = stages.Parent.open(stages.find_parent(cfg, _trained_for(described), advice))
@@ -142,12 +142,12 @@ def _score(cfg, model, data, seed: int) -> tuple:
     import torch
 
     from slimming import trace
-    from utils import stages
+    from utils import configured
     from utils.method import make
     from utils.seeding import mix
 
     graph = trace(model, next(data.sample(2, seed=seed)), cfg.coupled)
-    method = make(stages.plain(cfg.method), strength=0.0)
+    method = make(configured.plain(cfg.method), strength=0.0)
     images = data.sample(min(512, len(data.train)), seed=seed)
     torch.manual_seed(mix(seed, "scores"))  # for a method that draws
     return graph, method.scores(model, graph, images)

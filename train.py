@@ -45,7 +45,7 @@ def describe(cfg, parent=None):
     from hydra.utils import instantiate
 
     from engine import fit
-    from utils import network, stages
+    from utils import configured, network, stages
     from utils.gammas import announce_reach, choose_strength
     from utils.method import make, training_identity
     from utils.runs import Run
@@ -53,9 +53,9 @@ def describe(cfg, parent=None):
     hardware = instantiate(cfg.hardware)
     further = parent is not None or cfg.ckpt is not None
     start, data = _further(cfg, hardware, parent) if further else _anew(cfg, hardware)
-    recipe = stages.recipe_of(cfg)
+    recipe = configured.recipe_of(cfg)
     steps = data.steps(recipe.batch_size)
-    described = stages.plain(cfg.method)
+    described = configured.plain(cfg.method)
     if described.get("strength", 0.0) is None:
         mode = described.get("mode", "subgradient")
         described["strength"] = choose_strength(recipe, mode, steps, cfg.recipe.reach)
@@ -73,7 +73,7 @@ def describe(cfg, parent=None):
             **start.identity,
             "data": data.fingerprint,
             "method": training_identity(described, method),
-            "recipe": stages.recipe_identity(cfg),
+            "recipe": configured.recipe_identity(cfg),
             **hardware.identity,
         },
     )
@@ -102,7 +102,7 @@ def describe(cfg, parent=None):
         )
 
     if run.result is None:
-        stages.try_optimizer(cfg, recipe)
+        configured.try_optimizer(cfg, recipe)
     return stages.Stage(run, work, leaves, seed, start.parent, hardware, recipe.epochs)
 
 
@@ -111,17 +111,17 @@ def _anew(cfg, hardware) -> tuple:
     import torch
 
     from slimming.artifact import Checkpoint, build
-    from utils import stages
+    from utils import configured
     from utils.initial import Initial
     from utils.network import model_for
     from utils.seeding import mix
 
-    data = stages.load_data(stages.plain(cfg.data), hardware)
-    target, arguments = model_for(stages.plain(cfg.model), data)
+    data = configured.load_data(configured.plain(cfg.data), hardware)
+    target, arguments = model_for(configured.plain(cfg.model), data)
     identity = {"model": {"_target_": target, **arguments}}
     initial, facts = None, None
     if cfg.init is not None:
-        initial = Initial.read(cfg.init, stages.plain(cfg.init_skip))
+        initial = Initial.read(cfg.init, configured.plain(cfg.init_skip))
         identity["init"] = initial.identity
         facts = {"init": {"file": initial.path, "sha256": initial.identity, "skip": initial.skip}}
     elif cfg.init_skip:

@@ -17,7 +17,7 @@ from door import ROOT, TINY, tiny
 from pipeline import pipeline
 from slimming import artifact
 from terminal import terminal
-from utils import data, forecast, stages
+from utils import configured, data, forecast
 from utils import runs as runs_module
 from utils.tracking import NoLogger
 
@@ -150,7 +150,7 @@ def test_a_finished_job_of_a_sweep_computes_and_loads_nothing(tmp_path, monkeypa
 
         monkeypatch.setattr(module, name, counted)
 
-    stages._load_data.cache_clear()
+    configured._load_data.cache_clear()
     runs_module.commit.cache_clear()
     count(data, "fake")
     count(subprocess, "run")

@@ -14,8 +14,8 @@ from torch import nn
 from door import ROOT, TINY, tiny
 from train import _anew, train
 from utils import distributed
+from utils.configured import recipe_of
 from utils.hardware import choose
-from utils.stages import recipe_of
 
 # Batches of 33, 33, 33 and 3 images: unequal halves, and a rest that is too small to share.
 UNEQUAL = ("data.num_train=102", "recipe.batch_size=33", "epochs=2", "method.strength=0.05")

@@ -18,7 +18,8 @@ import train
 from door import ROOT, TINY, config, tiny
 from slimming.artifact import Checkpoint, save
 from utils.cli import CONF
-from utils.stages import Parent, _load_data
+from utils.configured import _load_data
+from utils.stages import Parent
 
 
 def name(*overrides: str, script: str = "train", parent=None, runs: str = "runs") -> str:

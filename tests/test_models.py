@@ -14,7 +14,7 @@ from models.resnet import ResNet
 from models.vgg import LAYERS, VGG
 from models.vgg_a import VGGA
 from slimming import Slimming, plan, slim, trace, verify
-from utils import stages
+from utils import configured
 from utils.cli import CONF
 from utils.cost import count, count_macs
 from utils.data import fake, mnist
@@ -175,7 +175,7 @@ def test_the_mnist_network_is_784_500_300_10():
 def test_every_model_yaml_builds_a_network_that_can_be_cut(name):
     data = fake(num_train=16, num_test=8, num_classes=7, size=16)
     cfg = config("train", f"model={name}")
-    target, arguments = model_for({**stages.plain(cfg.model), "width": 0.125}, data)
+    target, arguments = model_for({**configured.plain(cfg.model), "width": 0.125}, data)
     from slimming.artifact import build
 
     model = build(target, arguments).double().eval()

@@ -21,7 +21,7 @@ from engine import Interrupted
 from slimming.artifact import read
 from terminal import refusal, terminal
 from train import train
-from utils import folders, stages, streaming
+from utils import configured, folders, streaming
 from utils.data import imagefolder
 from utils.hardware import choose
 from utils.report.groups import differences
@@ -394,7 +394,7 @@ def test_impossible_options_are_refused(photos):
         small(photos, workers=-1)
     with pytest.raises(ValueError, match="data=imagenet: .*colour"):
         description = {"_target_": "utils.streaming.imagenet", "colour": True}
-        stages.load_data(description, choose(device="cpu"))
+        configured.load_data(description, choose(device="cpu"))
 
 
 def test_a_folder_that_does_not_fit_into_memory_says_what_does(photos, monkeypatch):
@@ -476,7 +476,7 @@ def test_the_papers_recipes_for_imagenet():
     cfg = config(
         "pipeline", "recipe=paper_imagenet", "recipe@finetune.recipe=paper_imagenet_finetune"
     )
-    trained, tuned = (stages.recipe_of(part) for part in (cfg, cfg.finetune))
+    trained, tuned = (configured.recipe_of(part) for part in (cfg, cfg.finetune))
     assert (trained.epochs, trained.batch_size, cfg.method.strength) == (60, 256, 1e-5)
     factors = [trained.schedule(step / 600) for step in range(600)]
     assert [factors.index(pytest.approx(value)) for value in (1, 0.1, 0.01)] == [0, 200, 400]

@@ -25,12 +25,12 @@ def check(cfg: DictConfig) -> None:
     """
     from hydra.utils import instantiate
 
-    from utils import stages
+    from utils import configured
 
     if cfg.dry_run:
         raise ValueError("a search has to see results: leave out dry_run=true, or the sweeper")
     if cfg.data is not None:  # else it is the checkpoint's, and looked at in the end
-        data = stages.load_data(stages.plain(cfg.data), instantiate(cfg.hardware))
+        data = configured.load_data(configured.plain(cfg.data), instantiate(cfg.hardware))
         if not len(data.val):
             raise ValueError(NO_SPLIT)
 
