@@ -121,7 +121,7 @@ def test_the_report_shows_it_as_a_plot_and_in_numbers(runs, contest):
     written = report(config("report", f"runs_dir={runs}")).read_text()
     assert table.markdown(as_text(contest)) in written
     html = (runs / "report" / "index.html").read_text()
-    assert 'id="compare"' in html and "random − slimming, λ 0.5" in html
+    assert 'id="compare"' in html and "macs 0.5: against slimming (λ 0.5)" in html
 
 
 def test_a_difference_of_nothing_reads_as_a_dash():

@@ -49,14 +49,17 @@ def _panel(axes: Axes, contest: Contest) -> None:
             markersize=6, linewidth=1.8, zorder=3,
         )  # fmt: skip
     axes.axvline(0, color=GREY, linewidth=1.2, linestyle="--", zorder=1)
-    axes.set_yticks(range(len(pairs)), [_name(*pair) for pair in pairs])
-    axes.set(ylim=(len(pairs) - 0.4, -0.6), title=contest.title)
-    axes.set_xlabel("difference of test accuracy, in points (right: better than its partner)")
+    axes.set_yticks(range(len(pairs)), [_name(ours) for ours, _ in pairs])
+    references = dict.fromkeys(
+        f"{other.method} (λ {other.strength:g})" for ours, other in pairs if ours.epochs is not None
+    )
+    axes.set_ylim(len(pairs) - 0.4, -0.6)
+    axes.set_title(f"{contest.title}: against {', '.join(references)}")
+    axes.set_xlabel("difference of test accuracy in points; right is better")
     axes.grid(axis="y", visible=False)
 
 
-def _name(ours: Entrant, other: Entrant) -> str:
+def _name(ours: Entrant) -> str:
     penalty = f", λ {ours.strength:g}" if ours.strength else ""
-    if ours.epochs is None:
-        return f"{ours.method}{penalty}: {ours.tuning} − fine-tuned"
-    return f"{ours.method}{penalty} − {other.method}, λ {other.strength:g}"
+    control = f": {ours.tuning} − fine-tuned" if ours.epochs is None else ""
+    return f"{ours.method}{penalty}{control}"

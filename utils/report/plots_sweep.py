@@ -37,7 +37,19 @@ def knees(story: Story) -> dict[tuple, Knee | None]:
 
 
 def _grids(story: Story) -> dict[tuple, list[Point]]:
-    return {key: points for key, points in sweeps(story.points).items() if _is_grid(points)}
+    able = {key: _swept(points) for key, points in sweeps(story.points).items()}
+    return {key: points for key, points in able.items() if _is_grid(points)}
+
+
+def _swept(points: Sequence[Point]) -> list[Point]:
+    """Cuts by ratio; where there are none, cuts to targets under several lambdas (a comparison has
+    one); and what they were cut from."""
+    cuts = [point for point in points if point["ratio"] is not None]
+    if not cuts:
+        cuts = [point for point in points if not uncut(point)]
+        cuts = cuts if len({point["lambda"] for point in cuts}) > 1 else []
+    lambdas = {0, *(point["lambda"] for point in cuts)}
+    return [p for p in points if uncut(p) and p["lambda"] in lambdas] + cuts
 
 
 def grid(story: Story) -> Drawn:

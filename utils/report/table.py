@@ -22,7 +22,7 @@ AFTER = {
     "recalibrated": frozenset(),
 }
 COSTS = ("params", "macs", "macs_thop", "flops_paper", "bytes")
-LEFT = ("step", "network", "data", "recipe", "run")  # columns of words
+LEFT = ("step", "network", "data", "recipe", "method", "then", "against", "verdict", "run")  # words
 INTEGERS = ("seed", "pass", "kept", "total", *COSTS, "epochs")
 
 
