@@ -94,9 +94,7 @@ def fit(
             shares = {k.split("/")[0]: row[k] for k in row if k.endswith("/accuracy")}
             progress.epoch(state.epoch, row["train/loss"], shares)
             advise(row, recipe.epochs, method)
-            if distributed.anyone(
-                bool(stop)
-            ):  # between two steps, while the epoch was being closed
+            if distributed.anyone(bool(stop)):  # it came while the epoch was being closed
                 raise _interrupted(state, recipe)
     return model
 
