@@ -20,7 +20,7 @@ from slimming.graph import Branch
 from slimming.planner import predict
 from train import train
 from utils.cost import count_macs
-from utils.runs import digest
+from utils.identity import digest
 
 IMAGE = (3, 16, 16)
 NAMES = ("vgg16", "preresnet164", "mobilenet_v2", "densenet40", "resnet110")

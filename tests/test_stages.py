@@ -17,7 +17,7 @@ from prune import prune
 from slimming import artifact, load, slim, trace
 from slimming.artifact import read
 from train import train
-from utils.runs import digest, essence
+from utils.identity import digest, essence
 
 SPARSE = ("method.strength=2.0", "epochs=4")
 

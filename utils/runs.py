@@ -4,8 +4,6 @@ A folder is named by a hash of everything that can change the result; what can't
 paths) is left out. `result.json` is written last: where it is, the stage is done.
 """
 
-import hashlib
-import inspect
 import json
 import os
 import platform
@@ -26,48 +24,9 @@ import torch
 from filelock import FileLock, Timeout
 
 from slimming.artifact import write_atomically
-from utils.own_code import source_hash
+from utils.identity import digest
 
 SCHEMA = 1  # of result.json
-OWN = ("models.", "torchvision.", "torch.", "slimming.", "utils.")
-
-
-def essence(value: Any) -> Any:
-    """A value as it enters the hash: numbers are numbers, defaults are left out.
-
-    An object's description {"_target_": ..., argument: ...} loses the arguments that equal the
-    callable's own defaults, so a new option at its default changes no old hash.
-    """
-    if isinstance(value, Mapping):
-        if "_target_" in value:
-            return _essence_of_call(value)
-        return {str(key): essence(item) for key, item in sorted(value.items())}
-    if isinstance(value, (list, tuple)):
-        return [essence(item) for item in value]
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    return value
-
-
-def _essence_of_call(node: Mapping[str, Any]) -> dict[str, Any]:
-    from hydra.utils import get_object
-
-    target = get_object(node["_target_"])
-    parameters = inspect.signature(target).parameters
-    arguments = {key: essence(item) for key, item in node.items() if not key.startswith("_")}
-    kept = {
-        key: item
-        for key, item in sorted(arguments.items())
-        if key not in parameters or essence(parameters[key].default) != item
-    }
-    source = {} if node["_target_"].startswith(OWN) else {"source": source_hash(target)}
-    return {"target": node["_target_"], "arguments": kept, **source}
-
-
-def digest(identity: Mapping[str, Any]) -> str:
-    """Eight hexadecimal digits that stand for everything that can change the result."""
-    text = json.dumps(essence(identity), sort_keys=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 class Run:
