@@ -18,6 +18,7 @@ from utils.report.plots_gammas import gammas
 from utils.report.plots_layers import widths
 from utils.report.summary import apart, by_ratio, points
 from utils.results import find_runs
+from utils.units import si
 
 SWEEP = ("epochs=1", "finetune.epochs=1", "compensate=bias")
 
@@ -314,4 +315,4 @@ def test_a_bare_folder_on_the_command_line_is_where_the_runs_are(runs):
     [(398136320, "398 M"), (45600, "45.6 k"), (999_700, "1.00 M"), (1, "1"), (20035018, "20.0 M")],
 )
 def test_humane_numbers(number, text):
-    assert table.si(number) == text
+    assert si(number) == text

@@ -14,6 +14,7 @@ from typing import Any
 
 from utils.results import readable
 from utils.runs import machine
+from utils.units import duration
 
 Run = Mapping[str, Any]
 CUTTING = ("compensate", "images", "recalibrate", "target")  # what a cut's time depends on
@@ -30,7 +31,7 @@ class Forecast:
     at_most: bool = False
 
     def __str__(self) -> str:
-        return f"{'at most' if self.at_most else 'about'} {humane(self.seconds)}"
+        return f"{'at most' if self.at_most else 'about'} {duration(round(self.seconds))}"
 
 
 def forecast(stage: Any, config: Run) -> Forecast | None:
@@ -70,13 +71,6 @@ def total(expected: Iterable[Forecast | None]) -> str:
     time = Forecast(sum(t.seconds for t in known), any(t.at_most for t in known))
     rest = len(expected) - len(known)
     return f"{said}{time} in a row" + (f", and {rest} whose time is unknown" if rest else "")
-
-
-def humane(seconds: float) -> str:
-    """ "40 s", "12 min", "3.5 h"."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 @lru_cache(maxsize=1)  # the jobs of a sweep read the folder once

@@ -17,11 +17,11 @@ from filelock import FileLock, Timeout
 
 from utils.results import STAGES, readable
 from utils.runs import held
+from utils.units import duration, si
 
 NAME = re.compile(r".+-[0-9a-f]{8}")
 OURS = {".lock", "config.yaml", "metrics.jsonl", "result.json", "latency.json", "wandb"}
 OURS |= {"model.pt", "resume.pt"}
-UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ def listing(every: Sequence[Folder]) -> list[tuple[str, ...]]:
             folder.name,
             folder.stage,
             folder.state,
-            age(time.time() - folder.modified),
-            size(folder.size),
+            duration(round(time.time() - folder.modified)),
+            si(folder.size, "B"),
             str(len(above[folder.name]) or "-"),
         )
         for folder in every
@@ -139,7 +139,7 @@ def show(runs_dir: Path) -> None:
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
         print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths)).rstrip())
-    print(f"{len(every)} runs, {size(sum(folder.size for folder in every))}")
+    print(f"{len(every)} runs, {si(sum(folder.size for folder in every), 'B')}")
 
 
 def clean(runs_dir: Path, text: str, unfinished: bool, sure: bool) -> None:
@@ -156,9 +156,9 @@ def clean(runs_dir: Path, text: str, unfinished: bool, sure: bool) -> None:
         print(f"{'deleted' if sure else 'would delete'}: {folder.name} ({folder.state})")
         freed, gone = freed + folder.size, gone + 1
     if sure:
-        print(f"{gone} runs deleted, {size(freed)} freed")
+        print(f"{gone} runs deleted, {si(freed, 'B')} freed")
     else:
-        print(f"{gone} runs of {size(freed)} would go: yes=true deletes them")
+        print(f"{gone} runs of {si(freed, 'B')} would go: yes=true deletes them")
 
 
 def delete(folder: Folder) -> str | None:
@@ -177,22 +177,6 @@ def delete(folder: Folder) -> str | None:
     except OSError as error:
         return f"it can't be deleted ({error.strerror or error})"
     return None
-
-
-def age(seconds: float) -> str:
-    """ "40 s", "12 min", "5 h", "3 days"."""
-    for length, unit in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def size(number: float) -> str:
-    """ "1.2 MB"."""
-    for length, unit in UNITS:
-        if number >= length:
-            return f"{number / length:.3g} {unit}"
-    return f"{number:.0f} B"
 
 
 def _look(path: Path) -> Folder:

@@ -5,7 +5,6 @@ stages that were finished before (a training under another ratio) would be missi
 """
 
 import copy
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from utils.distributed import leads
+from utils.results import metrics
 from utils.runs import read_result
 from utils.tracking import NoLogger, WandB
 
@@ -41,11 +41,10 @@ def report(logger: WandB | NoLogger, folders: list[Path], config: dict) -> None:
     try:
         epoch = 0
         for folder, result in zip(folders, results):
-            path = folder / "metrics.jsonl"
-            for line in path.read_text().splitlines() if path.exists() else []:
+            for row in metrics({"folder": folder}):
                 epoch += 1
-                row = {f"{result['stage']}/{key}": value for key, value in json.loads(line).items()}
-                logger.log({**row, "epoch": epoch}, {})
+                named = {f"{result['stage']}/{key}": value for key, value in row.items()}
+                logger.log({**named, "epoch": epoch}, {})
         # A sweep takes the best of all values that were logged, so only the last stage's is.
         logger.log({"accuracy/val": last["accuracy"]["val"]}, {})
         logger.finish(last)

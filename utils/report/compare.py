@@ -12,7 +12,8 @@ from statistics import mean, stdev
 import pandas as pd
 
 from utils.report.groups import groups, of_chain
-from utils.report.table import Run, method, network, si, strength, target, tuning
+from utils.report.table import Run, method, network, strength, target, tuning
+from utils.units import si
 
 REFERENCE = "slimming"
 FREE = ("train: method", "train: strength", "prune: method", "prune: scope")

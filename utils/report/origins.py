@@ -45,10 +45,3 @@ def environments(runs: Iterable[Run]) -> list[tuple[str, int]]:
         precision = f"{run['precision']} on {run['device']}" if run.get("precision") else None
         said.append("; ".join(part for part in [*parts, precision, versions] if part))
     return Counter(said).most_common()
-
-
-def duration(seconds: float) -> str:
-    """ "3 h 12 min", "4.9 s" """
-    if seconds >= 3600:
-        return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
-    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.3g} s"

@@ -4,11 +4,10 @@ from collections import Counter
 from html import escape
 
 from utils.report.knee import Knee, final, uncut
-from utils.report.origins import duration
 from utils.report.plots import Story
 from utils.report.plots_sweep import knees, sweep_title
 from utils.report.summary import Point, goal
-from utils.report.table import si
+from utils.units import duration, si
 
 STAGES = {"train": "training", "prune": "cut", "finetune": "fine-tuning"}
 

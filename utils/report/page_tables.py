@@ -8,11 +8,12 @@ from html import escape
 import pandas as pd
 
 from utils.report.compare import as_text, contests
-from utils.report.origins import commit, commits, duration, environments, letters
+from utils.report.origins import commit, commits, environments, letters
 from utils.report.plots import Story
 from utils.report.plots_sweep import knees
 from utils.report.summary import APART, apart, by_line, by_ratio, line
 from utils.report.table import LEFT, frame, humane
+from utils.units import duration
 
 WORDS = {*LEFT, "method", "then", "against", "verdict", "stage", "commit", "machine", "command"}
 N = re.compile(r" \(n = (\d+)\)")

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from utils.report import groups
-from utils.report.table import si
+from utils.units import si
 
 Run = dict[str, Any]
 PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "paper.yaml"

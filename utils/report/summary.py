@@ -13,7 +13,8 @@ from typing import Any
 import pandas as pd
 
 from utils.report import groups
-from utils.report.table import AFTER, si
+from utils.report.table import AFTER
+from utils.units import si
 
 Row = dict[str, Any]
 LINE = ("recipe", "network", "data", "lambda", "ratio", "target", "pass", "method")

@@ -13,6 +13,7 @@ import pandas as pd
 
 from utils.report import groups
 from utils.results import STAGES
+from utils.units import si
 
 Run = dict[str, Any]
 # What a cut's settings say of the time after an accuracy was measured.
@@ -248,16 +249,6 @@ def goals(data: pd.DataFrame) -> list[str]:
 
 def _each(column: pd.Series, convert) -> list[str]:
     return ["-" if pd.isna(value) else convert(value) for value in column]
-
-
-def si(value: float, unit: str = "") -> str:
-    """Three digits and a decimal prefix: 398136320 -> "398 M", (45600, "B") -> "45.6 kB"."""
-    for power, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= 0.9995 * power:  # 999,700 reads 1.00 M, not 1000 k
-            scaled = value / power
-            digits = 2 if scaled < 9.995 else 1 if scaled < 99.95 else 0
-            return f"{scaled:.{digits}f} {prefix}{unit}"
-    return f"{value:g} {unit}".strip()
 
 
 def markdown(text: pd.DataFrame) -> str:
