@@ -13,7 +13,7 @@ from torch import Tensor, nn, optim
 from slimming.methods.base import Plain
 from slimming.sparsity import gammas
 from utils import distributed
-from utils.data import Data, Split
+from utils.data.sets import Data, Split
 from utils.gammas import advise, describe_gammas
 from utils.hardware import Hardware
 from utils.interrupt import Interrupted, interruptible

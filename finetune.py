@@ -88,7 +88,7 @@ def _start_over(model, parent, seed: int, allow: tuple[str, ...]) -> None:
     import torch
 
     from slimming.artifact import build
-    from utils.seeding import mix
+    from utils.data.seeding import mix
 
     torch.manual_seed(mix(seed, "initial weights", "scratch"))
     checkpoint = parent.checkpoint

@@ -143,8 +143,8 @@ def _score(cfg, model, data, seed: int) -> tuple:
 
     from slimming import trace
     from utils import configured
+    from utils.data.seeding import mix
     from utils.method import make
-    from utils.seeding import mix
 
     graph = trace(model, next(data.sample(2, seed=seed)), cfg.coupled)
     method = make(configured.plain(cfg.method), strength=0.0)

@@ -112,9 +112,9 @@ def _anew(cfg, hardware) -> tuple:
 
     from slimming.artifact import Checkpoint, build
     from utils import configured
+    from utils.data.seeding import mix
     from utils.initial import Initial
     from utils.network import model_for
-    from utils.seeding import mix
 
     data = configured.load_data(configured.plain(cfg.data), hardware)
     target, arguments = model_for(configured.plain(cfg.model), data)

@@ -22,9 +22,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils import folders
-from utils.data import fake
-from utils.streaming import imagenet
+from utils.data import folders
+from utils.data.sets import fake
+from utils.data.streaming import imagenet
 
 BATCH, IMAGES, REPEATS = 64, 12_800, 15
 PHOTOS, PHOTO_REPEATS = 256, 5

@@ -39,7 +39,7 @@ from engine import fit
 from models.vgg import VGG
 from slimming.methods.slimming import Slimming
 from utils import schedules
-from utils.data import Data, fake
+from utils.data.sets import Data, fake
 from utils.hardware import Hardware, choose
 from utils.recipe import Recipe
 from utils.runs import Run, commit, machine, versions

@@ -12,10 +12,10 @@ from PIL import Image
 from torch.testing import assert_close
 
 from pictures import changed, equal
-from utils import data as datasets
-from utils.augment import augment, channel_stats, normalise
-from utils.data import digits, fake, imagefolder
-from utils.seeding import mix
+from utils.data import sets as datasets
+from utils.data.augment import augment, channel_stats, normalise
+from utils.data.seeding import mix
+from utils.data.sets import digits, fake, imagefolder
 
 
 def test_mix_is_a_fixed_function_of_its_parts():

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from pictures import changed, write_images
-from utils import folders
-from utils.data import imagefolder
+from utils.data import folders
+from utils.data.sets import imagefolder
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from slimming import Slimming, plan, slim, trace, verify
 from utils import configured
 from utils.cli import CONF
 from utils.cost import count, count_macs
-from utils.data import fake, mnist
+from utils.data.sets import fake, mnist
 from utils.network import model_for
 
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))

@@ -12,8 +12,8 @@ import torch
 import yaml
 
 from pictures import write_images
-from utils import data as datasets
-from utils.data import cifar10, digits, fake, mnist, svhn
+from utils.data import sets as datasets
+from utils.data.sets import cifar10, digits, fake, mnist, svhn
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -44,7 +44,7 @@ def test_a_download_without_network_is_one_sentence(name, tmp_path, monkeypatch)
     def offline(*_, **__):
         raise OSError("<urlopen error\nno network>")
 
-    monkeypatch.setattr(f"utils.sources.{name.rstrip('10')}", offline)
+    monkeypatch.setattr(f"utils.data.sources.{name.rstrip('10')}", offline)
     with pytest.raises(OSError) as error:
         getattr(datasets, name)(root=str(tmp_path), download=True)
     text = str(error.value)

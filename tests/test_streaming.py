@@ -21,11 +21,12 @@ from engine import Interrupted
 from slimming.artifact import read
 from terminal import refusal, terminal
 from train import train
-from utils import configured, folders, streaming
-from utils.data import imagefolder
+from utils import configured
+from utils.data import folders, streaming
+from utils.data.sets import imagefolder
+from utils.data.streaming import imagenet, lighting
 from utils.hardware import choose
 from utils.report.groups import differences
-from utils.streaming import imagenet, lighting
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("ant", "bee", "cow")
@@ -393,7 +394,7 @@ def test_impossible_options_are_refused(photos):
     with pytest.raises(ValueError, match="data.workers .*0 or more; got -1"):
         small(photos, workers=-1)
     with pytest.raises(ValueError, match="data=imagenet: .*colour"):
-        description = {"_target_": "utils.streaming.imagenet", "colour": True}
+        description = {"_target_": "utils.data.imagenet", "colour": True}
         configured.load_data(description, choose(device="cpu"))
 
 
@@ -456,7 +457,7 @@ def test_all_stages_run_on_streamed_images(photos, tmp_path):
     assert sorted(result["stage"] for result in results) == ["finetune", "prune", "train"]
     assert all(result["dataset"] == "imagenet" for result in results)
     (tuned,) = (result for result in results if result["stage"] == "finetune")
-    assert read(runs / tuned["name"]).history[0]["data"]["_target_"] == "utils.streaming.imagenet"
+    assert read(runs / tuned["name"]).history[0]["data"]["_target_"] == "utils.data.imagenet"
 
     code, said, error = terminal("evaluate", str(runs / tuned["name"]), "hardware.precision=fp32")
     assert code == 0, error
@@ -491,7 +492,7 @@ def test_the_papers_recipes_for_imagenet():
 
 def test_the_config_names_every_option_and_its_default(photos):
     said = yaml.safe_load((ROOT / "conf" / "data" / "imagenet.yaml").read_text())
-    assert said.pop("_target_") == "utils.streaming.imagenet"
+    assert said.pop("_target_") == "utils.data.imagenet"
     assert said == {key: p.default for key, p in inspect.signature(imagenet).parameters.items()}
     made = instantiate(config("train", "data=imagenet", f"data.root={photos}").data)
     assert made.fingerprint == imagenet(root=str(photos)).fingerprint

@@ -11,13 +11,13 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from utils.data import Data
+from utils.data.sets import Data
+from utils.data.streaming import Streamed
 from utils.hardware import Hardware
 from utils.recipe import Recipe
-from utils.streaming import Streamed
 
 IN_MEMORY = ("digits", "cifar10", "cifar100", "svhn", "mnist", "imagefolder", "fake")
-DATASETS = (*(f"utils.data.{name}" for name in IN_MEMORY), "utils.streaming.imagenet")
+DATASETS = (*(f"utils.data.{name}" for name in IN_MEMORY), "utils.data.imagenet")
 
 
 def plain(node: Any) -> Any:

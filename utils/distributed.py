@@ -12,7 +12,7 @@ from datetime import timedelta
 from multiprocessing import current_process
 from typing import TYPE_CHECKING, Any
 
-from utils.seeding import mix
+from utils.data.seeding import mix
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not wait for it
     from torch import Tensor, nn

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from slimming.builder import reason_of
-from utils.data import Data
+from utils.data.sets import Data
 from utils.hardware import Hardware
 
 # What a user's module can't be called: ours are found first.

@@ -18,7 +18,7 @@ from torch import Tensor
 from models.vgg import LAYERS
 from slimming import artifact
 from slimming.artifact import Checkpoint
-from utils.data import Data
+from utils.data.sets import Data
 
 EPS, OURS = 1e-5, 1e-3  # of a BatchNorm: torch's default, which the port has, and models.vgg's
 NORMALISE = {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2023, 0.1994, 0.2010]}  # images in 0..1

@@ -17,7 +17,7 @@ from slimming.sparsity import gammas
 from utils import distributed, port
 from utils.configured import load_data, plain
 from utils.cost import count
-from utils.data import Data
+from utils.data.sets import Data
 from utils.hardware import Hardware
 from utils.initial import weights_digest
 from utils.network import check_outputs

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from utils import folders
+from utils.data import folders
 
 DIGITS = tuple("0123456789")
 

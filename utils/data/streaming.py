@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils import folders
-from utils.augment import normalise
-from utils.sources import Split
-from utils.splits import Part, order_of_epoch, order_of_sample, set_aside, steps_per_epoch
-from utils.streaming_reader import Files, Reader, View, default_workers, read
+from utils.data import folders
+from utils.data.augment import normalise
+from utils.data.reader import Files, Reader, View, default_workers, read
+from utils.data.sources import Split
+from utils.data.splits import Part, order_of_epoch, order_of_sample, set_aside, steps_per_epoch
 
 # Of ImageNet's colours, on the 0..1 scale; fb.resnet.torch, datasets/imagenet.lua.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -37,7 +37,7 @@ EIGENVECTORS = (
 
 @dataclass(frozen=True, eq=False)
 class Streamed:
-    """What `utils.data.Data` offers, from files; batches have the same order and the same form."""
+    """What `Data` offers, from files; batches have the same order and the same form."""
 
     name: str
     train: Files

@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils import folders, sources
-from utils.augment import augment, channel_stats, normalise
-from utils.sources import Split
-from utils.splits import (
+from utils.data import folders, sources
+from utils.data.augment import augment, channel_stats, normalise
+from utils.data.sources import Split
+from utils.data.splits import (
     Part,
     carve,
     generator_of,
@@ -184,7 +184,7 @@ def imagefolder(
     it is, it is the test split, and `val_size` images of `train` may be set aside to validate on.
     `size` resizes every image's shorter side to it and crops the centre; without it they must all
     have one size. `channels` is 3 (colour) or 1 (grey). All of them must fit into memory;
-    `utils.streaming.imagenet` reads them from the disk as it goes.
+    `utils.data.imagenet` reads them from the disk as it goes.
     """
     base = Path(root).expanduser()
     if channels not in (1, 3):

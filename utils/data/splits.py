@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from utils.seeding import mix
-from utils.sources import Split
+from utils.data.seeding import mix
+from utils.data.sources import Split
 
 Part = Callable[[int], slice]  # which of a batch's images one process wants; `slice`: all
 

@@ -1,4 +1,4 @@
-"""Worker processes that read images in batches: utils/streaming.py says which and what of them."""
+"""Worker processes that read images in batches: streaming.py says which and what of them."""
 
 import os
 import signal
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from utils import folders
-from utils.seeding import mix
-from utils.splits import Part
+from utils.data import folders
+from utils.data.seeding import mix
+from utils.data.splits import Part
 
 MOST_WORKERS = 16  # by default; each one keeps two batches ready
 
