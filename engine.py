@@ -12,15 +12,15 @@ from torch import Tensor, nn, optim
 
 from slimming.methods.base import Plain
 from slimming.sparsity import gammas
-from utils import distributed
 from utils.data.sets import Data, Split
-from utils.gammas import advise, describe_gammas
-from utils.hardware import Hardware
-from utils.interrupt import Interrupted, interruptible
-from utils.progress import EpochProgress
-from utils.recipe import Recipe, parameter_groups
 from utils.runs import Run
-from utils.tracking import NoLogger, WandB
+from utils.training import distributed
+from utils.training.hardware import Hardware
+from utils.training.interrupt import Interrupted, interruptible
+from utils.training.progress import EpochProgress
+from utils.training.recipe import Recipe, parameter_groups
+from utils.training.strength import advise, describe_gammas
+from utils.training.tracking import NoLogger, WandB
 
 EXPLODED = 1e3  # a cross-entropy beyond this never comes back
 DIVERGED = (

@@ -35,8 +35,8 @@ def describe(cfg, parent=None):
     from slimming import plan
     from utils import configured, stages
     from utils.doctor import show_plan
-    from utils.method import scoring_identity
     from utils.runs import Run
+    from utils.training.method import scoring_identity
 
     goal = what_to_cut(cfg)
     if cfg.recalibrate < 0 or cfg.images < 1:
@@ -144,7 +144,7 @@ def _score(cfg, model, data, seed: int) -> tuple:
     from slimming import trace
     from utils import configured
     from utils.data.seeding import mix
-    from utils.method import make
+    from utils.training.method import make
 
     graph = trace(model, next(data.sample(2, seed=seed)), cfg.coupled)
     method = make(configured.plain(cfg.method), strength=0.0)
@@ -159,7 +159,7 @@ def _cut(cfg, run, parent, data, hardware, goal: dict, planned: tuple):
     from slimming.artifact import compose
     from utils import stages
     from utils.doctor import show_accuracies
-    from utils.method import name_of
+    from utils.training.method import name_of
 
     model, graph, keep = planned
     seed = parent.facts.get("seed", cfg.seed)
@@ -228,7 +228,7 @@ def _goal_label(goal: dict) -> str:
 
 def _options_label(cfg) -> str:
     """What differs from the plainest cut, for the run's name."""
-    from utils.method import name_of
+    from utils.training.method import name_of
 
     method = name_of(cfg.method)
     parts = [

@@ -46,9 +46,9 @@ def describe(cfg, parent=None):
 
     from engine import fit
     from utils import configured, network, stages
-    from utils.gammas import announce_reach, choose_strength
-    from utils.method import make, training_identity
     from utils.runs import Run
+    from utils.training.method import make, training_identity
+    from utils.training.strength import announce_reach, choose_strength
 
     hardware = instantiate(cfg.hardware)
     further = parent is not None or cfg.ckpt is not None

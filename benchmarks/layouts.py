@@ -1,4 +1,4 @@
-"""Precision x memory layout of several networks: what `utils.hardware` decides by rule.
+"""Precision x memory layout of several networks: what `utils.training.hardware` decides by rule.
 
     python benchmarks/layouts.py
 

@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from utils.gammas import EDGES  # noqa: E402
+from utils.training.strength import EDGES  # noqa: E402
 
 WIDTHS = [16, 16, 32, 32, 64, 64, 64, 64, *[128] * 8]  # VGG-19 at quarter width
 LAYERS = {f"features.{3 * k + 1}": width for k, width in enumerate(WIDTHS)}
@@ -30,9 +30,9 @@ CONFIG = {
     "recipe": {
         "name": "fast", "epochs": 20, "batch_size": 64,
         "optimizer": {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.1},
-        "schedule": {"_target_": "utils.schedules.one_cycle", "_partial_": True},
+        "schedule": {"_target_": "utils.training.schedules.one_cycle", "_partial_": True},
     },
-    "hardware": {"_target_": "utils.hardware.choose", "precision": "auto"},
+    "hardware": {"_target_": "utils.training.hardware.choose", "precision": "auto"},
 }  # fmt: skip
 
 

@@ -6,7 +6,7 @@
 
 Per network and ratio: MACs of the thin network over the dense one's, its latency over the dense
 one's, and the share that arrives, (1 - t_thin / t_dense) / (1 - MACs_thin / MACs_dense). Inference
-in eager mode and float32 with folded BatchNorm, in the layout that `utils.hardware` chooses. All
+in eager mode and float32 with folded BatchNorm, in the layout that `Hardware` chooses. All
 networks of a row group take turns, ratios are taken within a round, and the table has their median
 and quartiles. Goals are printed, never asserted: a clock is no test.
 
@@ -40,9 +40,9 @@ from slimming import plan, slim, trace
 from slimming.artifact import read, restore
 from slimming.fold import fold
 from utils.cost import count_macs
-from utils.hardware import choose
 from utils.results import write_text
 from utils.runs import commit, machine, versions
+from utils.training.hardware import choose
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "vgg19": lambda: VGG(19),

@@ -38,12 +38,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from engine import fit
 from models.vgg import VGG
 from slimming.methods.slimming import Slimming
-from utils import schedules
 from utils.data.sets import Data, fake
-from utils.hardware import Hardware, choose
-from utils.recipe import Recipe
 from utils.runs import Run, commit, machine, versions
-from utils.tracking import NoLogger
+from utils.training import schedules
+from utils.training.hardware import Hardware, choose
+from utils.training.recipe import Recipe
+from utils.training.tracking import NoLogger
 
 UNTIMED = 3  # steps before the clock starts, in every turn: the port's worker is ahead by two
 GOALS = {"bare": 0.95, "port": 1.8}  # ours / other, at least

@@ -20,7 +20,7 @@ from terminal import terminal
 from utils import configured, forecast
 from utils import runs as runs_module
 from utils.data import sets as data
-from utils.tracking import NoLogger
+from utils.training.tracking import NoLogger
 
 FAST = ("epochs=2", "finetune.epochs=1", "method.strength=2.0")
 

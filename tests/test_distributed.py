@@ -13,9 +13,9 @@ from torch import nn
 
 from door import ROOT, TINY, tiny
 from train import _anew, train
-from utils import distributed
 from utils.configured import recipe_of
-from utils.hardware import choose
+from utils.training import distributed
+from utils.training.hardware import choose
 
 # Batches of 33, 33, 33 and 3 images: unequal halves, and a rest that is too small to share.
 UNEQUAL = ("data.num_train=102", "recipe.batch_size=33", "epochs=2", "method.strength=0.05")

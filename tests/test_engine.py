@@ -21,10 +21,10 @@ from slimming.artifact import read
 from slimming.methods.base import Plain
 from slimming.methods.slimming import Slimming
 from train import train
-from utils.gammas import EDGES, announce_reach, choose_strength, describe_gammas
-from utils.hardware import choose
-from utils.recipe import Recipe, parameter_groups
-from utils.schedules import one_cycle, steps
+from utils.training.hardware import choose
+from utils.training.recipe import Recipe, parameter_groups
+from utils.training.schedules import one_cycle, steps
+from utils.training.strength import EDGES, announce_reach, choose_strength, describe_gammas
 
 
 def bits(folder: Path) -> tuple:
@@ -258,10 +258,10 @@ def test_the_layout_is_a_rule_that_can_be_overruled(asked, expected):
 
 
 def test_bf16_only_where_the_processor_has_it(monkeypatch, tmp_path):
-    import utils.hardware
+    import utils.training.hardware
 
     info = tmp_path / "cpuinfo"
-    monkeypatch.setattr(utils.hardware, "Path", lambda _: info)
+    monkeypatch.setattr(utils.training.hardware, "Path", lambda _: info)
     for flags, precision in [("fpu sse avx2", "fp32"), ("fpu avx512_bf16", "bf16")]:
         info.write_text(f"flags : {flags}\n")
         assert choose(device="cpu").precision == precision

@@ -22,7 +22,7 @@ from slimming.methods.random import Random
 from terminal import refusal
 from train import train
 from utils.cli import CONF
-from utils.method import make
+from utils.training.method import make
 
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 SHORT = ("recipe.strength=0.5", "epochs=2", "finetune.epochs=1", "target.macs=0.5")

@@ -10,7 +10,7 @@ from filelock import FileLock
 
 from door import ROOT, TINY, tiny
 from train import train
-from utils.hardware import gpu_of_worker
+from utils.training.hardware import gpu_of_worker
 
 
 def sweep(script: str, launcher: str, cwd: Path, *arguments: str) -> subprocess.Popen:

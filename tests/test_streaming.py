@@ -25,8 +25,8 @@ from utils import configured
 from utils.data import folders, streaming
 from utils.data.sets import imagefolder
 from utils.data.streaming import imagenet, lighting
-from utils.hardware import choose
 from utils.report.groups import differences
+from utils.training.hardware import choose
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("ant", "bee", "cow")

@@ -22,7 +22,7 @@ import engine
 from door import ROOT, TINY
 from terminal import terminal
 from utils.runs import read_result
-from utils.tracking import NAME, WandB
+from utils.training.tracking import NAME, WandB
 from wandb_server import server
 
 SWEEP = yaml.safe_load((ROOT / "conf/sweep/wandb.yaml").read_text())
@@ -249,7 +249,8 @@ def steps_and_epochs(history: list[dict]) -> list[tuple[int, int]]:
 def test_offline_asks_no_server_for_anything(tmp_path):
     """W&B's own offline mode does: it sends statistics about itself."""
     code = (
-        "import sys; from pathlib import Path; from utils.tracking import WandB; logger = WandB()\n"
+        "import sys; from pathlib import Path; from utils.training.tracking import WandB\n"
+        "logger = WandB()\n"
         "logger.start(Path(sys.argv[1]), 'name', 'row', 'train', {})\n"
         "logger.log({'epoch': 1}, {}); logger.finish({'name': 'name'})\n"
     )

@@ -19,7 +19,7 @@ from slimming.artifact import read
 from terminal import refusal, terminal
 from train import train
 from utils.runs import commit
-from utils.tracking import NoLogger
+from utils.training.tracking import NoLogger
 
 FAST = ("epochs=3", "finetune.epochs=1", "method.strength=2.0")
 

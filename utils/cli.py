@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from utils import distributed
 from utils.sentences import CONF, sentence_of
+from utils.training import distributed
 
 ROOT = CONF.parent
 FLAGS = ("--cfg", "-c", "--info", "-i", "--package", "-p")  # of Hydra: their value comes after

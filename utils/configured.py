@@ -13,8 +13,8 @@ from torch import nn
 
 from utils.data.sets import Data
 from utils.data.streaming import Streamed
-from utils.hardware import Hardware
-from utils.recipe import Recipe
+from utils.training.hardware import Hardware
+from utils.training.recipe import Recipe
 
 IN_MEMORY = ("digits", "cifar10", "cifar100", "svhn", "mnist", "imagefolder", "fake")
 DATASETS = (*(f"utils.data.{name}" for name in IN_MEMORY), "utils.data.imagenet")

@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from slimming.builder import reason_of
 from utils.data.sets import Data
-from utils.hardware import Hardware
+from utils.training.hardware import Hardware
 
 # What a user's module can't be called: ours are found first.
 OURS = ("models", "utils", "slimming", "engine", "train", "prune", "finetune", "pipeline")

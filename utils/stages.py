@@ -14,15 +14,16 @@ from engine import evaluate
 from slimming import artifact
 from slimming.artifact import Checkpoint
 from slimming.sparsity import gammas
-from utils import distributed, port
+from utils import port
 from utils.configured import load_data, plain
 from utils.cost import count
 from utils.data.sets import Data
-from utils.hardware import Hardware
 from utils.initial import weights_digest
 from utils.network import check_outputs
 from utils.runs import Run, newest, read_result
-from utils.tracking import NoLogger, WandB
+from utils.training import distributed
+from utils.training.hardware import Hardware
+from utils.training.tracking import NoLogger, WandB
 
 
 class NotYet(Exception):

@@ -12,10 +12,10 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from utils.distributed import leads
 from utils.results import metrics
 from utils.runs import read_result
-from utils.tracking import NoLogger, WandB
+from utils.training.distributed import leads
+from utils.training.tracking import NoLogger, WandB
 
 
 def run(pipeline: Callable[[DictConfig], list[Path]], cfg: DictConfig) -> list[Path]:

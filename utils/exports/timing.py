@@ -12,7 +12,7 @@ from torch import nn
 from slimming.fold import fold
 from utils.cost import Model, latency
 from utils.exports import onnx_file
-from utils.hardware import prefers_channels_last
+from utils.training.hardware import prefers_channels_last
 
 BATCHES = (1, 64)
 BUDGET = 3000.0  # milliseconds for each runtime and batch size, as far as the repeats allow

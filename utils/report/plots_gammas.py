@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import MaxNLocator
 
-from utils.gammas import EDGES
 from utils.report.plots import (
     BLUE,
     GREY,
@@ -26,6 +25,7 @@ from utils.report.plots import (
 )
 from utils.report.table import method, network, ratio, strength, target
 from utils.results import metrics
+from utils.training.strength import EDGES
 
 Chain = list[dict[str, Any]]
 ZERO = 1e-8  # a gamma below this is drawn as exactly 0

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from slimming.methods.base import Plain
 from slimming.sparsity import gammas, reach
-from utils.recipe import Recipe, lr_and_momentum
+from utils.training.recipe import Recipe, lr_and_momentum
 
 EDGES = [0.0, *(10 ** (k / 2) for k in range(-12, 3)), math.inf]  # of the |gamma| histograms
 WATCHED = (

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from utils import distributed
+from utils.training import distributed
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
