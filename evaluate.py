@@ -19,7 +19,7 @@ def evaluate_checkpoint(cfg) -> dict:
 
     from slimming import artifact
     from utils import stages
-    from utils.cost import count, latency
+    from utils.networks.cost import count, latency
 
     hardware = instantiate(cfg.hardware)
     path = stages.find_parent(cfg, lambda result: True, "run `python train.py` first")

@@ -26,8 +26,9 @@ def export(cfg) -> dict:
 
     from slimming import artifact
     from slimming.fold import fold
-    from utils import port, stages
+    from utils import stages
     from utils.exports import parity
+    from utils.networks import port
 
     path = stages.find_parent(cfg, lambda result: True, "run `python train.py` first")
     to = _destination(cfg, path)
@@ -115,7 +116,7 @@ def _writer(cfg, to: Path, checkpoint, network):
 
 def _facts(cfg, checkpoint, source) -> dict:
     """What the file says it is."""
-    from utils.cost import count_macs
+    from utils.networks.cost import count_macs
     from utils.runs import command
 
     return {

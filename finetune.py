@@ -102,7 +102,7 @@ def _start_over(model, parent, seed: int, allow: tuple[str, ...]) -> None:
 
 def _scratch_epochs(scratch: str, parent, allow: tuple[str, ...]) -> int:
     """As many epochs as the unpruned network was trained (E), or as much computation (B)."""
-    from utils.cost import count_macs
+    from utils.networks.cost import count_macs
 
     trained = [entry for entry in parent.checkpoint.history if "epochs" in entry]
     if not trained:

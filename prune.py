@@ -34,7 +34,7 @@ def describe(cfg, parent=None):
 
     from slimming import plan
     from utils import configured, stages
-    from utils.doctor import show_plan
+    from utils.networks.show import show_plan
     from utils.runs import Run
     from utils.training.method import scoring_identity
 
@@ -115,7 +115,7 @@ def what_to_cut(cfg) -> dict:
 def _timer(model, graph, data, hardware, repeats: int = 15):
     """plan -> time of the thin network as a share of the dense one's, on this machine."""
     from slimming import slim
-    from utils.cost import latency
+    from utils.networks.cost import latency
 
     def measure(keep) -> float:
         pair = {"dense": model, "thin": hardware.place(slim(model, graph, keep))}
@@ -158,7 +158,7 @@ def _cut(cfg, run, parent, data, hardware, goal: dict, planned: tuple):
     from slimming import compensate, mask, recalibrate, slim, verify
     from slimming.artifact import compose
     from utils import stages
-    from utils.doctor import show_accuracies
+    from utils.networks.show import show_accuracies
     from utils.training.method import name_of
 
     model, graph, keep = planned

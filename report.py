@@ -125,7 +125,7 @@ def _table(text, title: str | None):
 def _time(runs: list[dict], allow: tuple[str, ...]) -> None:
     """Measure every distinct network, side by side in this process; keep it beside each run."""
     from slimming import artifact
-    from utils.cost import latency
+    from utils.networks.cost import latency
     from utils.results import write_text
     from utils.runs import machine
 

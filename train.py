@@ -45,7 +45,8 @@ def describe(cfg, parent=None):
     from hydra.utils import instantiate
 
     from engine import fit
-    from utils import configured, network, stages
+    from utils import configured, stages
+    from utils.networks import build as network
     from utils.runs import Run
     from utils.training.method import make, training_identity
     from utils.training.strength import announce_reach, choose_strength
@@ -113,8 +114,8 @@ def _anew(cfg, hardware) -> tuple:
     from slimming.artifact import Checkpoint, build
     from utils import configured
     from utils.data.seeding import mix
-    from utils.initial import Initial
-    from utils.network import model_for
+    from utils.networks.build import model_for
+    from utils.networks.initial import Initial
 
     data = configured.load_data(configured.plain(cfg.data), hardware)
     target, arguments = model_for(configured.plain(cfg.model), data)

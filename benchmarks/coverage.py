@@ -47,7 +47,7 @@ from benchmarks.coverage_oracle import CannotTell, difference
 from benchmarks.coverage_table import BUDGET, Row, cells, page
 from benchmarks.coverage_tools import TOOLS, channels
 from slimming.artifact import write_atomically
-from utils.cost import count_macs
+from utils.networks.cost import count_macs
 from utils.runs import commit, machine, versions
 
 ROOT = Path(__file__).resolve().parents[1]

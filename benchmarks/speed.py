@@ -39,7 +39,7 @@ from models.vgg import VGG
 from slimming import plan, slim, trace
 from slimming.artifact import read, restore
 from slimming.fold import fold
-from utils.cost import count_macs
+from utils.networks.cost import count_macs
 from utils.results import write_text
 from utils.runs import commit, machine, versions
 from utils.training.hardware import choose

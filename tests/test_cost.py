@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils.cost import count, count_macs, latency
+from utils.networks.cost import count, count_macs, latency
 
 calls: list[str] = []
 

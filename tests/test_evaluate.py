@@ -15,8 +15,8 @@ from helpers import randomise, relative_gap
 from models.vgg import LAYERS
 from slimming import artifact, load, recalibrate, slim, trace
 from slimming.planner import plan
-from utils import port
 from utils.data import sets as data
+from utils.networks import port
 
 CUT = [7, 13, "M", 20, 9, "M", 31, 19, 30, 15, "M", 32, 28, 40, 22, "M", 26, 31, 24, 30]
 

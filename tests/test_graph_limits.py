@@ -15,7 +15,7 @@ from odd import Odd, OwnConv, OwnNorm, Variant, X, cuttable, mean, zoo
 from slimming import compensate, slim, trace, verify
 from slimming.builder import fit_shapes
 from slimming.planner import predict
-from utils.cost import count_macs
+from utils.networks.cost import count_macs
 from zoo import ZOO, Head, Residual, block, chain, conv
 
 ROOT = Path(__file__).parents[1]

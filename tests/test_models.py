@@ -16,9 +16,9 @@ from models.vgg_a import VGGA
 from slimming import Slimming, plan, slim, trace, verify
 from utils import configured
 from utils.cli import CONF
-from utils.cost import count, count_macs
 from utils.data.sets import fake, mnist
-from utils.network import model_for
+from utils.networks.build import model_for
+from utils.networks.cost import count, count_macs
 
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 MODELS.remove("own")  # names no class: that is the user's

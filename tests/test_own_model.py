@@ -13,7 +13,7 @@ from door import TINY
 from slimming import load
 from slimming.artifact import read
 from terminal import refusal, terminal
-from utils.own_code import source_hash
+from utils.networks.own_code import source_hash
 
 DATA = [word for word in TINY if not word.startswith(("model", "epochs"))] + ["epochs=1"]
 BLOCKS = """

@@ -15,7 +15,7 @@ from models.mlp import MLP
 from models.vgg import VGG
 from slimming import ChannelGraph, Slimming, plan, safe_ratio, slim, trace
 from slimming.planner import predict
-from utils.cost import count
+from utils.networks.cost import count
 
 IMAGE = torch.zeros(1, 3, 32, 32)
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from utils.own_code import source_hash
+from utils.networks.own_code import source_hash
 
 OWN = ("models.", "torchvision.", "torch.", "slimming.", "utils.")
 

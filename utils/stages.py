@@ -14,12 +14,12 @@ from engine import evaluate
 from slimming import artifact
 from slimming.artifact import Checkpoint
 from slimming.sparsity import gammas
-from utils import port
 from utils.configured import load_data, plain
-from utils.cost import count
 from utils.data.sets import Data
-from utils.initial import weights_digest
-from utils.network import check_outputs
+from utils.networks import port
+from utils.networks.build import check_outputs
+from utils.networks.cost import count
+from utils.networks.initial import weights_digest
 from utils.runs import Run, newest, read_result
 from utils.training import distributed
 from utils.training.hardware import Hardware

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from slimming.fold import fold
-from utils.cost import Model, latency
 from utils.exports import onnx_file
+from utils.networks.cost import Model, latency
 from utils.training.hardware import prefers_channels_last
 
 BATCHES = (1, 64)

@@ -1,0 +1,1 @@
+"""From a config or a file to a network, and what one costs."""
