@@ -13,7 +13,7 @@ from torch import Tensor, nn, optim
 from slimming.methods.base import Plain
 from slimming.sparsity import gammas
 from utils.data.sets import Data, Split
-from utils.runs import Run
+from utils.runs.folder import Run
 from utils.training import distributed
 from utils.training.hardware import Hardware
 from utils.training.interrupt import Interrupted, interruptible

@@ -17,8 +17,8 @@ def evaluate_checkpoint(cfg) -> dict:
 
     from hydra.utils import instantiate
 
+    import stages
     from slimming import artifact
-    from utils import stages
     from utils.networks.cost import count, latency
 
     hardware = instantiate(cfg.hardware)

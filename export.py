@@ -24,9 +24,9 @@ def export(cfg) -> dict:
     import os
     import tempfile
 
+    import stages
     from slimming import artifact
     from slimming.fold import fold
-    from utils import stages
     from utils.exports import parity
     from utils.networks import port
 
@@ -117,7 +117,7 @@ def _writer(cfg, to: Path, checkpoint, network):
 def _facts(cfg, checkpoint, source) -> dict:
     """What the file says it is."""
     from utils.networks.cost import count_macs
-    from utils.runs import command
+    from utils.runs.folder import command
 
     return {
         "target": checkpoint.target,

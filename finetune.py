@@ -16,21 +16,22 @@ SCRATCH = ("none", "E", "B")
 
 def finetune(cfg) -> Path:
     """Run, resume or just find the fine-tuning that `cfg` describes; return its folder."""
-    from utils import stages
+    import stages
 
     return stages.complete(cfg, describe(cfg))
 
 
 def describe(cfg, parent=None):
-    """The fine-tuning as a `utils.stages.Stage`: named, not begun. `parent`: of `Parent.open`."""
+    """The fine-tuning as a `stages.Stage`: named, not begun. `parent`: of `Parent.open`."""
     from dataclasses import replace
 
     from hydra.utils import instantiate
 
+    import stages
     from engine import fit
     from slimming.methods.base import Plain
-    from utils import configured, stages
-    from utils.runs import Run
+    from utils import configured
+    from utils.runs.folder import Run
 
     if cfg.scratch not in SCRATCH:
         raise ValueError(f"scratch is one of {', '.join(SCRATCH)}; got {cfg.scratch!r}")
@@ -111,7 +112,7 @@ def _scratch_epochs(scratch: str, parent, allow: tuple[str, ...]) -> int:
     if scratch == "E":
         return epochs
     from slimming.artifact import build, restore
-    from utils.stages import NotYet
+    from stages import NotYet
 
     checkpoint = parent.checkpoint
     if not checkpoint.weights:

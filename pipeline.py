@@ -48,10 +48,11 @@ def _expected(cfg) -> Iterator[tuple[Path, Any]]:
 
     Yields:
         Each stage's folder, and whether it is finished (True) or how long it would take (a
-        `utils.forecast.Forecast`, or None where nothing tells).
+        `utils.runs.forecast.Forecast`, or None where nothing tells).
     """
-    from utils import configured, stages
-    from utils.forecast import forecast
+    import stages
+    from utils import configured
+    from utils.runs.forecast import forecast
 
     parent = None
     for number, (module, _) in enumerate(_stages(cfg.passes)):
@@ -87,7 +88,7 @@ def _for_stage(cfg, tuning: bool, parent: str | None):
 
 def _summarise(folders: list[Path]) -> None:
     """Both columns of the paper's table, and what is left, pass after pass."""
-    from utils.runs import read_result
+    from utils.runs.folder import read_result
 
     for number in range(1, len(folders) // 3 + 1):
         trained, _, tuned = (read_result(folder) for folder in folders[3 * number - 3 :][:3])
@@ -111,7 +112,7 @@ def _note(expected: Iterable[tuple[Path, Any]]) -> None:
 
 def _sum_up(notes: Path) -> None:
     """At the end of a dry run: all jobs' stages, each counted once."""
-    from utils.forecast import Forecast, total
+    from utils.runs.forecast import Forecast, total
 
     path = notes / NOTES
     if not path.exists():  # no job came so far

@@ -20,7 +20,7 @@ OPTIONS = ("floor", "refill", "round_to", "rounding", "scope", "combine", "dead"
 
 def prune(cfg) -> Path:
     """Run or just find the cut that `cfg` describes; return its folder."""
-    from utils import stages
+    import stages
 
     stage = describe(cfg)
     if cfg.dry_run:
@@ -29,13 +29,14 @@ def prune(cfg) -> Path:
 
 
 def describe(cfg, parent=None):
-    """The cut as a `utils.stages.Stage`: named, not begun. `parent`: of `Parent.open`."""
+    """The cut as a `stages.Stage`: named, not begun. `parent`: of `Parent.open`."""
     from hydra.utils import instantiate
 
+    import stages
     from slimming import plan
-    from utils import configured, stages
+    from utils import configured
     from utils.networks.show import show_plan
-    from utils.runs import Run
+    from utils.runs.folder import Run
     from utils.training.method import scoring_identity
 
     goal = what_to_cut(cfg)
@@ -155,9 +156,9 @@ def _score(cfg, model, data, seed: int) -> tuple:
 
 def _cut(cfg, run, parent, data, hardware, goal: dict, planned: tuple):
     """Cut, prove, compensate if asked, recalibrate; accuracy after each step."""
+    import stages
     from slimming import compensate, mask, recalibrate, slim, verify
     from slimming.artifact import compose
-    from utils import stages
     from utils.networks.show import show_accuracies
     from utils.training.method import name_of
 

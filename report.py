@@ -24,7 +24,7 @@ def report(cfg) -> Path:
     from rich.console import Console
 
     from utils.report import page, page_markdown, plots, table
-    from utils.results import find_runs, write_text
+    from utils.runs.results import find_runs, write_text
 
     if cfg.figures not in (None, *FIGURES):
         raise ValueError(f"figures is one of {', '.join(FIGURES)}; got {cfg.figures!r}")
@@ -126,8 +126,8 @@ def _time(runs: list[dict], allow: tuple[str, ...]) -> None:
     """Measure every distinct network, side by side in this process; keep it beside each run."""
     from slimming import artifact
     from utils.networks.cost import latency
-    from utils.results import write_text
-    from utils.runs import machine
+    from utils.runs.folder import machine
+    from utils.runs.results import write_text
 
     by_shape: dict[tuple, dict] = {}
     owners: dict[str, list[dict]] = {}
@@ -152,8 +152,8 @@ def _time(runs: list[dict], allow: tuple[str, ...]) -> None:
 
 @script("report", positional="runs_dir")
 def main(cfg) -> None:
-    from utils import housekeeping
     from utils.report.paper_report import paper_table
+    from utils.runs import housekeeping
 
     if cfg.list:
         housekeeping.show(Path(cfg.runs_dir))

@@ -33,21 +33,22 @@ class Start:
 
 def train(cfg) -> Path:
     """Run, resume or just find the training that `cfg` describes; return its folder."""
-    from utils import stages
+    import stages
 
     return stages.complete(cfg, describe(cfg))
 
 
 def describe(cfg, parent=None):
-    """The training as a `utils.stages.Stage`: named, not begun. `parent`: of `Parent.open`."""
+    """The training as a `stages.Stage`: named, not begun. `parent`: of `Parent.open`."""
     from dataclasses import replace
 
     from hydra.utils import instantiate
 
+    import stages
     from engine import fit
-    from utils import configured, stages
+    from utils import configured
     from utils.networks import build as network
-    from utils.runs import Run
+    from utils.runs.folder import Run
     from utils.training.method import make, training_identity
     from utils.training.strength import announce_reach, choose_strength
 
@@ -142,7 +143,7 @@ def _anew(cfg, hardware) -> tuple:
 
 def _further(cfg, hardware, parent) -> tuple:
     """The network of a checkpoint, as it is, and the data."""
-    from utils import stages
+    import stages
 
     if cfg.init is not None:
         raise ValueError("ckpt= brings its own weights: leave init= out, or ckpt=")

@@ -40,8 +40,8 @@ from slimming import plan, slim, trace
 from slimming.artifact import read, restore
 from slimming.fold import fold
 from utils.networks.cost import count_macs
-from utils.results import write_text
-from utils.runs import commit, machine, versions
+from utils.runs.folder import commit, machine, versions
+from utils.runs.results import write_text
 from utils.training.hardware import choose
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {

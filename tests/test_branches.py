@@ -194,7 +194,7 @@ def test_whole_branches_go_by_the_users_door(tmp_path):
     from door import tiny
     from prune import prune
     from train import train
-    from utils.runs import read_result
+    from utils.runs.folder import read_result
 
     trained = train(tiny("train", tmp_path, "model=preresnet29", "model.width=0.25"))
     options = ("ratio=0.9", "dead=bypass", "unread=remove", "compensate=refit", "recalibrate=0")

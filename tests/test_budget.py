@@ -19,8 +19,8 @@ from slimming import ChannelGraph, plan, slim, trace
 from slimming.graph import Branch
 from slimming.planner import predict
 from train import train
-from utils.identity import digest
 from utils.networks.cost import count_macs
+from utils.runs.identity import digest
 
 IMAGE = (3, 16, 16)
 NAMES = ("vgg16", "preresnet164", "mobilenet_v2", "densenet40", "resnet110")

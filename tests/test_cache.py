@@ -17,9 +17,10 @@ from door import ROOT, TINY, tiny
 from pipeline import pipeline
 from slimming import artifact
 from terminal import terminal
-from utils import configured, forecast
-from utils import runs as runs_module
+from utils import configured
 from utils.data import sets as data
+from utils.runs import folder as runs_module
+from utils.runs import forecast
 from utils.training.tracking import NoLogger
 
 FAST = ("epochs=2", "finetune.epochs=1", "method.strength=2.0")

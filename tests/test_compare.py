@@ -10,7 +10,7 @@ from pipeline import pipeline
 from report import report
 from utils.report import table
 from utils.report.compare import Difference, as_text, contests, paired
-from utils.results import find_runs
+from utils.runs.results import find_runs
 
 SHORT = ("recipe.strength=0.5", "epochs=2", "finetune.epochs=1", "target.macs=0.5")
 

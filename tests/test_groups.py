@@ -10,7 +10,7 @@ from door import tiny
 from pipeline import pipeline
 from train import train
 from utils.report import groups, table
-from utils.results import find_runs
+from utils.runs.results import find_runs
 
 QUICK = ("method.strength=2", "epochs=1", "finetune.epochs=1", "ratio=0.5", "recalibrate=0")
 

@@ -14,12 +14,12 @@ from pipeline import pipeline
 from report import report
 from terminal import refusal
 from train import train
-from utils import results
 from utils.report import page, plots
 from utils.report.knee import knee, sweeps
 from utils.report.plots_cost import front, ticks
 from utils.report.summary import points
 from utils.report.table import rows
+from utils.runs import results
 
 QUICK = ("epochs=2", "finetune.epochs=1", "compensate=bias", "data.val_size=64")
 PLOTS = [plot.name for plot in page.PLOTS]

@@ -12,7 +12,7 @@ from terminal import refusal, terminal
 from utils.configured import plain
 from utils.experiments import composed
 from utils.report import paper
-from utils.results import find_runs
+from utils.runs.results import find_runs
 from utils.schema import register
 
 CUT = ("ratio=0.5", "recalibrate=0", "finetune.epochs=1")

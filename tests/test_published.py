@@ -5,8 +5,8 @@ from statistics import mean
 from door import ROOT
 from utils.report import table
 from utils.report.compare import Contest, as_text, contests
-from utils.results import find_runs
-from utils.units import si
+from utils.runs.results import find_runs
+from utils.runs.units import si
 
 METHODS = (("slimming", 0.0008), ("slimming", 0.002), ("uniform", 0.0008), ("l1_norm", 0.0))
 METHODS += (("random", 0.0),)

@@ -17,8 +17,8 @@ from utils.report import page_markdown, plots, table
 from utils.report.plots_gammas import gammas
 from utils.report.plots_layers import widths
 from utils.report.summary import apart, by_ratio, points
-from utils.results import find_runs
-from utils.units import si
+from utils.runs.results import find_runs
+from utils.runs.units import si
 
 SWEEP = ("epochs=1", "finetune.epochs=1", "compensate=bias")
 

@@ -17,7 +17,7 @@ from prune import prune
 from slimming import artifact, load, slim, trace
 from slimming.artifact import read
 from train import train
-from utils.identity import digest, essence
+from utils.runs.identity import digest, essence
 
 SPARSE = ("method.strength=2.0", "epochs=4")
 
@@ -93,10 +93,10 @@ def test_with_no_run_it_says_what_to_run_first(tmp_path, stage, advice):
 
 def test_the_commit_is_that_of_the_code_that_was_loaded(tmp_path, monkeypatch):
     """A training takes hours; the files may have changed when it writes its result."""
-    import utils.runs
+    import utils.runs.folder
 
     commits = iter(["before", "after", "much later"])
-    monkeypatch.setattr(utils.runs, "commit", lambda: next(commits))
+    monkeypatch.setattr(utils.runs.folder, "commit", lambda: next(commits))
     folder = train(tiny("train", tmp_path, "epochs=1"))
     assert result(folder)["commit"] == read(folder).history[0]["commit"] == "before"
 

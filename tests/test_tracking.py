@@ -21,7 +21,7 @@ from wandb.util import get_core_path
 import engine
 from door import ROOT, TINY
 from terminal import terminal
-from utils.runs import read_result
+from utils.runs.folder import read_result
 from utils.training.tracking import NAME, WandB
 from wandb_server import server
 

@@ -37,7 +37,7 @@ def check(cfg: DictConfig) -> None:
 
 def objective(folder: Path) -> float | tuple[float, float]:
     """Accuracy on the validation split of a finished run; and its MACs, for two directions."""
-    from utils.runs import read_result
+    from utils.runs.folder import read_result
 
     result = read_result(folder)
     accuracy = result["accuracy"]["val"]

@@ -12,8 +12,8 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from utils.results import metrics
-from utils.runs import read_result
+from utils.runs.folder import read_result
+from utils.runs.results import metrics
 from utils.training.distributed import leads
 from utils.training.tracking import NoLogger, WandB
 

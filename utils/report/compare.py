@@ -13,7 +13,7 @@ import pandas as pd
 
 from utils.report.groups import groups, of_chain
 from utils.report.table import Run, method, network, strength, target, tuning
-from utils.units import si
+from utils.runs.units import si
 
 REFERENCE = "slimming"
 FREE = ("train: method", "train: strength", "prune: method", "prune: scope")

@@ -7,7 +7,7 @@ from utils.report.knee import Knee, final, uncut
 from utils.report.plots import Story
 from utils.report.plots_sweep import knees, sweep_title
 from utils.report.summary import Point, goal
-from utils.units import duration, si
+from utils.runs.units import duration, si
 
 STAGES = {"train": "training", "prune": "cut", "finetune": "fine-tuning"}
 

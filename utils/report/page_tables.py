@@ -13,7 +13,7 @@ from utils.report.plots import Story
 from utils.report.plots_sweep import knees
 from utils.report.summary import APART, apart, by_line, by_ratio, line
 from utils.report.table import LEFT, frame, humane
-from utils.units import duration
+from utils.runs.units import duration
 
 WORDS = {*LEFT, "method", "then", "against", "verdict", "stage", "commit", "machine", "command"}
 N = re.compile(r" \(n = (\d+)\)")

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from utils.report import groups
-from utils.units import si
+from utils.runs.units import si
 
 Run = dict[str, Any]
 PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "paper.yaml"
@@ -87,7 +87,7 @@ def lines(
 
     Args:
         table: a name of `published()["tables"]`.
-        runs: finished runs (see `utils.results.find_runs`).
+        runs: finished runs (see `utils.runs.results.find_runs`).
         compose: experiment -> its whole config, as `pipeline.py` would have it.
         command: what fills an empty row, with {} for the experiment.
     """

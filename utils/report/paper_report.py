@@ -8,7 +8,7 @@ from typing import Any
 from utils.experiments import composed
 from utils.report import paper, paper_text
 from utils.report.table import choose
-from utils.results import find_runs, write_text
+from utils.runs.results import find_runs, write_text
 
 
 def paper_table(table: str, root: Path, only: str | None = None, fast: bool = False) -> Path:

@@ -62,7 +62,7 @@ STYLE = {
 
 @dataclass(frozen=True)
 class Story:
-    """All that a plot may show: `runs` as `utils.results.find_runs` gives them."""
+    """All that a plot may show: `runs` as `utils.runs.results.find_runs` gives them."""
 
     runs: Sequence[dict[str, Any]]
 

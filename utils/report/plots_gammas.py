@@ -24,7 +24,7 @@ from utils.report.plots import (
     style,
 )
 from utils.report.table import method, network, ratio, strength, target
-from utils.results import metrics
+from utils.runs.results import metrics
 from utils.training.strength import EDGES
 
 Chain = list[dict[str, Any]]

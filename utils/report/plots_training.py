@@ -9,7 +9,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from utils.report.plots import MARKERS, SERIES, Drawn, Story, left_out, legend, spread, style
 from utils.report.summary import Point, goal
-from utils.results import metrics
+from utils.runs.results import metrics
 
 Lines = dict[str, list[list[dict]]]  # {name: the rows of each seed}
 COLUMNS = {"train/loss", "train/accuracy"}

@@ -14,7 +14,7 @@ import pandas as pd
 
 from utils.report import groups
 from utils.report.table import AFTER
-from utils.units import si
+from utils.runs.units import si
 
 Row = dict[str, Any]
 LINE = ("recipe", "network", "data", "lambda", "ratio", "target", "pass", "method")

@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 
 from utils.report import groups
-from utils.results import STAGES
-from utils.units import si
+from utils.runs.results import STAGES
+from utils.runs.units import si
 
 Run = dict[str, Any]
 # What a cut's settings say of the time after an accuracy was measured.

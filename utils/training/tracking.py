@@ -1,6 +1,6 @@
 """Weights & Biases as an additional sink: nothing it does can stop a run.
 
-`metrics.jsonl` and `result.json` are always written (`utils.runs`); tables are made from those.
+`metrics.jsonl` and `result.json` are always written; tables are made from those.
 What is logged where, and how to send it: docs/wandb.md.
 """
 

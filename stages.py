@@ -20,7 +20,7 @@ from utils.networks import port
 from utils.networks.build import check_outputs
 from utils.networks.cost import count
 from utils.networks.initial import weights_digest
-from utils.runs import Run, newest, read_result
+from utils.runs.folder import Run, newest, read_result
 from utils.training import distributed
 from utils.training.hardware import Hardware
 from utils.training.tracking import NoLogger, WandB

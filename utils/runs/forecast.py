@@ -12,9 +12,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from utils.results import readable
-from utils.runs import machine
-from utils.units import duration
+from utils.runs.folder import machine
+from utils.runs.results import readable
+from utils.runs.units import duration
 
 Run = Mapping[str, Any]
 CUTTING = ("compensate", "images", "recalibrate", "target")  # what a cut's time depends on
@@ -35,7 +35,7 @@ class Forecast:
 
 
 def forecast(stage: Any, config: Run) -> Forecast | None:
-    """The time that is left of a `utils.stages.Stage`, or None where no finished run tells.
+    """The time that is left of a `stages.Stage`, or None where no finished run tells.
 
     Args:
         stage: what isn't finished.

@@ -15,9 +15,9 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from utils.results import STAGES, readable
-from utils.runs import held
-from utils.units import duration, si
+from utils.runs.folder import held
+from utils.runs.results import STAGES, readable
+from utils.runs.units import duration, si
 
 NAME = re.compile(r".+-[0-9a-f]{8}")
 OURS = {".lock", "config.yaml", "metrics.jsonl", "result.json", "latency.json", "wandb"}

@@ -24,7 +24,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from slimming.artifact import write_atomically
-from utils.identity import digest
+from utils.runs.identity import digest
 
 SCHEMA = 1  # of result.json
 
@@ -253,7 +253,7 @@ def versions() -> dict[str, str]:
 @lru_cache  # of the code this process loaded, whatever happens to the files
 def commit() -> str:
     """The commit of the code, with a + when files that git knows were changed."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
 
     def git(*words: str) -> str:
         # Asking writes nothing: killed, or on a full disk, git would leave its index locked.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from slimming.artifact import write_atomically
-from utils.runs import SCHEMA
+from utils.runs.folder import SCHEMA
 
 STAGES = ("train", "prune", "finetune")
 NEEDED = {"stage", "name", "accuracy", "channels", "params", "macs", "seed", "dataset", "model"}
