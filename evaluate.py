@@ -8,7 +8,7 @@
 Costs need no data. Accuracy is measured on the data the network was trained on, or on data=...
 """
 
-from utils.cli import script
+from utils.cli.script import script
 
 
 def evaluate_checkpoint(cfg) -> dict:

@@ -11,7 +11,7 @@ opens it, without tracing and without pickle.
 
 from pathlib import Path
 
-from utils.cli import script
+from utils.cli.script import script
 
 TRAINABLE, DEPLOYED = (".safetensors", ".pt"), (".onnx", ".py")
 

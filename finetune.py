@@ -9,7 +9,7 @@ weights for as many epochs as the unpruned network had, scratch=B for as much co
 
 from pathlib import Path
 
-from utils.cli import script, typed
+from utils.cli.script import script, typed
 
 SCRATCH = ("none", "E", "B")
 
@@ -30,7 +30,7 @@ def describe(cfg, parent=None):
     import stages
     from engine import fit
     from slimming.methods.base import Plain
-    from utils import configured
+    from utils.cli import configured
     from utils.runs.folder import Run
 
     if cfg.scratch not in SCRATCH:

@@ -17,7 +17,7 @@ from typing import Any
 import finetune
 import prune
 import train
-from utils.cli import script
+from utils.cli.script import script
 
 NOTES = "expected.jsonl"
 
@@ -51,7 +51,7 @@ def _expected(cfg) -> Iterator[tuple[Path, Any]]:
         `utils.runs.forecast.Forecast`, or None where nothing tells).
     """
     import stages
-    from utils import configured
+    from utils.cli import configured
     from utils.runs.forecast import forecast
 
     parent = None
@@ -123,7 +123,7 @@ def _sum_up(notes: Path) -> None:
 
 @script("pipeline", after_dry_run=_sum_up)
 def main(cfg) -> Any:
-    from utils import search, trial
+    from utils.cli import search, trial
 
     train.from_checkpoint(cfg)
     finetune.refuse_epochs_of_scratch(cfg.finetune.scratch, "finetune.epochs")

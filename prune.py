@@ -12,7 +12,7 @@ proves that the thin network computes what the masked one computes.
 from collections.abc import Mapping
 from pathlib import Path
 
-from utils.cli import script
+from utils.cli.script import script
 
 RATIO = 0.7  # unless a ratio or a target is given
 OPTIONS = ("floor", "refill", "round_to", "rounding", "scope", "combine", "dead", "unread")
@@ -34,7 +34,7 @@ def describe(cfg, parent=None):
 
     import stages
     from slimming import plan
-    from utils import configured
+    from utils.cli import configured
     from utils.networks.show import show_plan
     from utils.runs.folder import Run
     from utils.training.method import scoring_identity
@@ -143,7 +143,7 @@ def _score(cfg, model, data, seed: int) -> tuple:
     import torch
 
     from slimming import trace
-    from utils import configured
+    from utils.cli import configured
     from utils.data.seeding import mix
     from utils.training.method import make
 

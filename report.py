@@ -13,7 +13,7 @@ computed anew.
 import json
 from pathlib import Path
 
-from utils.cli import script
+from utils.cli.script import script
 
 ROWS = 100  # in the terminal
 FIGURES = ("pdf", "svg", "png")

@@ -14,7 +14,7 @@ from engine import evaluate
 from slimming import artifact
 from slimming.artifact import Checkpoint
 from slimming.sparsity import gammas
-from utils.configured import load_data, plain
+from utils.cli.configured import load_data, plain
 from utils.data.sets import Data
 from utils.networks import port
 from utils.networks.build import check_outputs

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.cli import script, typed
+from utils.cli.script import script, typed
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def describe(cfg, parent=None):
 
     import stages
     from engine import fit
-    from utils import configured
+    from utils.cli import configured
     from utils.networks import build as network
     from utils.runs.folder import Run
     from utils.training.method import make, training_identity
@@ -113,7 +113,7 @@ def _anew(cfg, hardware) -> tuple:
     import torch
 
     from slimming.artifact import Checkpoint, build
-    from utils import configured
+    from utils.cli import configured
     from utils.data.seeding import mix
     from utils.networks.build import model_for
     from utils.networks.initial import Initial

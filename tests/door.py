@@ -8,8 +8,8 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from utils.cli import CONF
-from utils.schema import register
+from utils.cli.schema import register
+from utils.cli.script import CONF
 
 ROOT = CONF.parent
 # A whole run in a second: made-up images that can be learned, the smallest VGG, plain float32.

@@ -7,7 +7,7 @@ import os
 import sys
 from unittest.mock import patch
 
-from utils import cli
+from utils.cli import script as cli
 
 
 def terminal(script: str, *arguments: str) -> tuple[int, str, str]:

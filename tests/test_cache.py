@@ -17,7 +17,7 @@ from door import ROOT, TINY, tiny
 from pipeline import pipeline
 from slimming import artifact
 from terminal import terminal
-from utils import configured
+from utils.cli import configured
 from utils.data import sets as data
 from utils.runs import folder as runs_module
 from utils.runs import forecast

@@ -7,7 +7,7 @@ import pytest
 
 from door import ROOT, TINY, shell
 from terminal import refusal
-from utils.cli import _expand
+from utils.cli.script import _expand
 
 SCRIPTS = ("train", "prune", "finetune", "pipeline", "evaluate", "export", "report")
 

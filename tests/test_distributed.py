@@ -13,7 +13,7 @@ from torch import nn
 
 from door import ROOT, TINY, tiny
 from train import _anew, train
-from utils.configured import recipe_of
+from utils.cli.configured import recipe_of
 from utils.training import distributed
 from utils.training.hardware import choose
 
@@ -24,7 +24,7 @@ UNEQUAL = ("data.num_train=102", "recipe.batch_size=33", "epochs=2", "method.str
 WATCHED = f"""
 import os, sys
 sys.path.insert(0, {str(ROOT)!r})
-from utils.cli import script
+from utils.cli.script import script
 import train
 rank, out, steps = os.environ["RANK"], {{out!r}}, []
 

@@ -13,7 +13,7 @@ from hydra.core.override_parser.types import Glob
 from omegaconf import DictConfig
 
 from door import CONF, ROOT, config
-from utils.cli import FLAGS, _expand, _own_network
+from utils.cli.script import FLAGS, _expand, _own_network
 
 COMMAND = re.compile(r"(?:\bpython|\btorchrun(?: --[\w-]+(?:=\w+)?)*) ([\w/]+)\.py\b([^`\n#|&;]*)")
 PLACEHOLDER = re.compile(r"[A-Z]+(_[A-Z]+)*|\.\.\.")  # NAME, FILE, N; of experiments, networks, ...

@@ -9,10 +9,10 @@ import pytest
 from door import config
 from pipeline import pipeline
 from terminal import terminal
-from utils.cli import CONF
-from utils.experiments import composed
+from utils.cli.experiments import composed
+from utils.cli.schema import register
+from utils.cli.script import CONF
 from utils.report import paper
-from utils.schema import register
 
 NAMES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 ROWS = {

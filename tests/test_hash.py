@@ -18,8 +18,8 @@ import train
 from door import ROOT, TINY, config, tiny
 from slimming.artifact import Checkpoint, save
 from stages import Parent
-from utils.cli import CONF
-from utils.configured import _load_data
+from utils.cli.configured import _load_data
+from utils.cli.script import CONF
 
 
 def name(*overrides: str, script: str = "train", parent=None, runs: str = "runs") -> str:

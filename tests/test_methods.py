@@ -21,7 +21,7 @@ from slimming.methods.l1_norm import L1Norm
 from slimming.methods.random import Random
 from terminal import refusal
 from train import train
-from utils.cli import CONF
+from utils.cli.script import CONF
 from utils.training.method import make
 
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))

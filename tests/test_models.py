@@ -14,8 +14,8 @@ from models.resnet import ResNet
 from models.vgg import LAYERS, VGG
 from models.vgg_a import VGGA
 from slimming import Slimming, plan, slim, trace, verify
-from utils import configured
-from utils.cli import CONF
+from utils.cli import configured
+from utils.cli.script import CONF
 from utils.data.sets import fake, mnist
 from utils.networks.build import model_for
 from utils.networks.cost import count, count_macs

@@ -9,11 +9,11 @@ import pytest
 from door import tiny
 from pipeline import pipeline
 from terminal import refusal, terminal
-from utils.configured import plain
-from utils.experiments import composed
+from utils.cli.configured import plain
+from utils.cli.experiments import composed
+from utils.cli.schema import register
 from utils.report import paper
 from utils.runs.results import find_runs
-from utils.schema import register
 
 CUT = ("ratio=0.5", "recalibrate=0", "finetune.epochs=1")
 SPARSE = ("epochs=2", "method.strength=0.5")

@@ -21,7 +21,7 @@ from engine import Interrupted
 from slimming.artifact import read
 from terminal import refusal, terminal
 from train import train
-from utils import configured
+from utils.cli import configured
 from utils.data import folders, streaming
 from utils.data.sets import imagefolder
 from utils.data.streaming import imagenet, lighting

@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from utils.experiments import composed
+from utils.cli.experiments import composed
 from utils.report import paper, paper_text
 from utils.report.table import choose
 from utils.runs.results import find_runs, write_text

@@ -25,7 +25,7 @@ def check(cfg: DictConfig) -> None:
     """
     from hydra.utils import instantiate
 
-    from utils import configured
+    from utils.cli import configured
 
     if cfg.dry_run:
         raise ValueError("a search has to see results: leave out dry_run=true, or the sweeper")
@@ -51,7 +51,7 @@ class NameFailures(Callback):
     """Names the jobs that failed, although the sweeper went on."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        from utils.cli import failures_file, name_failures
+        from utils.cli.script import failures_file, name_failures
 
         notes = Path(config.hydra.sweep.dir) / failures_file(os.getpid())
         if notes.exists():

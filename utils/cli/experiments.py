@@ -3,7 +3,7 @@
 from contextlib import nullcontext
 from typing import Any
 
-from utils.cli import CONF
+from utils.cli.script import CONF
 
 TWINS = CONF / "twin"
 

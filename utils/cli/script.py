@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from utils.sentences import CONF, sentence_of
+from utils.cli.sentences import CONF, sentence_of
 from utils.training import distributed
 
 ROOT = CONF.parent
@@ -49,7 +49,7 @@ def script(
             except ModuleNotFoundError as error:
                 advice = "`make install`, then `source .venv/bin/activate`"
                 sys.exit(_say(f"{error.name} is not installed for this Python: {advice}", 1))
-            from utils.schema import register
+            from utils.cli.schema import register
 
             register()
             distributed.hush()
@@ -115,7 +115,7 @@ def _job(
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
-        from utils import schema
+        from utils.cli import schema
 
         sys.argv[:] = words
         try:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 EXPECTED = (ValueError, OSError, RuntimeError, ImportError)  # a user's mistake or the machine's
 
 

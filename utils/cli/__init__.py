@@ -1,0 +1,1 @@
+"""The edge: Hydra, options and their types, errors as sentences."""
