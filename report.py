@@ -23,7 +23,10 @@ def report(cfg) -> Path:
     """Report the finished runs below `runs_dir`; return the path of report.md."""
     from rich.console import Console
 
-    from utils.report import page, page_markdown, plots, table
+    from utils.report import table
+    from utils.report.page import markdown as page_markdown
+    from utils.report.page import page
+    from utils.report.plots import marks as plots
     from utils.runs.results import find_runs, write_text
 
     if cfg.figures not in (None, *FIGURES):
@@ -62,7 +65,7 @@ def _title(story) -> str:
 
 def _pictures(drawn, folder: Path) -> dict[str, str]:
     """Those of report.md: {file name: a note on what is not in it}."""
-    from utils.report.plots import save
+    from utils.report.plots.marks import save
 
     notes = {}
     for name in ("gammas", "widths"):
@@ -75,7 +78,7 @@ def _pictures(drawn, folder: Path) -> dict[str, str]:
 
 
 def _figures(drawn, folder: Path, kind: str) -> None:
-    from utils.report.plots import save
+    from utils.report.plots.marks import save
 
     folder.mkdir(exist_ok=True)
     made = {name: plot.figure for name, plot in drawn.items() if plot.figure is not None}
@@ -152,7 +155,7 @@ def _time(runs: list[dict], allow: tuple[str, ...]) -> None:
 
 @script("report", positional="runs_dir")
 def main(cfg) -> None:
-    from utils.report.paper_report import paper_table
+    from utils.report.paper.report import paper_table
     from utils.runs import housekeeping
 
     if cfg.list:

@@ -12,7 +12,7 @@ from terminal import terminal
 from utils.cli.experiments import composed
 from utils.cli.schema import register
 from utils.cli.script import CONF
-from utils.report import paper
+from utils.report.paper import rows as paper
 
 NAMES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 ROWS = {

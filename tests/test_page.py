@@ -14,9 +14,10 @@ from pipeline import pipeline
 from report import report
 from terminal import refusal
 from train import train
-from utils.report import page, plots
 from utils.report.knee import knee, sweeps
-from utils.report.plots_cost import front, ticks
+from utils.report.page import page
+from utils.report.plots import marks as plots
+from utils.report.plots.cost import front, ticks
 from utils.report.summary import points
 from utils.report.table import rows
 from utils.runs import results

@@ -12,7 +12,7 @@ from door import config, tiny
 from pipeline import pipeline
 from report import report
 from train import train
-from utils.report.page import PLOTS
+from utils.report.page.page import PLOTS
 
 pytestmark = pytest.mark.long
 FLAGS = (

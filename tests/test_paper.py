@@ -12,7 +12,7 @@ from terminal import refusal, terminal
 from utils.cli.configured import plain
 from utils.cli.experiments import composed
 from utils.cli.schema import register
-from utils.report import paper
+from utils.report.paper import rows as paper
 from utils.runs.results import find_runs
 
 CUT = ("ratio=0.5", "recalibrate=0", "finetune.epochs=1")

@@ -13,9 +13,11 @@ from evaluate import evaluate_checkpoint
 from pipeline import pipeline
 from report import report
 from train import train
-from utils.report import page_markdown, plots, table
-from utils.report.plots_gammas import gammas
-from utils.report.plots_layers import widths
+from utils.report import table
+from utils.report.page import markdown as page_markdown
+from utils.report.plots import marks as plots
+from utils.report.plots.gammas import gammas
+from utils.report.plots.layers import widths
 from utils.report.summary import apart, by_ratio, points
 from utils.runs.results import find_runs
 from utils.runs.units import si

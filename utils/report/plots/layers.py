@@ -5,7 +5,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from utils.report.plots import (
+from utils.report.plots.gammas import title
+from utils.report.plots.marks import (
     BLUE,
     GREY,
     PANELS,
@@ -17,7 +18,6 @@ from utils.report.plots import (
     spread,
     style,
 )
-from utils.report.plots_gammas import title
 
 Chain = list[dict[str, Any]]
 

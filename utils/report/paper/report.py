@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.cli.experiments import composed
-from utils.report import paper, paper_text
+from utils.report.paper import rows as paper
+from utils.report.paper import text as paper_text
 from utils.report.table import choose
 from utils.runs.results import find_runs, write_text
 

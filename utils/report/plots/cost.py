@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
 
 from utils.report.knee import last_steps, uncut
-from utils.report.plots import (
+from utils.report.plots.marks import (
     BLACK,
     BLUE,
     GREEN,

@@ -3,7 +3,7 @@
 from matplotlib.axes import Axes
 
 from utils.report.compare import Contest, Entrant, contests, paired
-from utils.report.plots import BLUE, GREY, RED, Drawn, Story, left_out, style
+from utils.report.plots.marks import BLUE, GREY, RED, Drawn, Story, left_out, style
 
 MISSING = (
     "There is nothing to compare yet: several methods have to meet one target. `python pipeline.py "

@@ -5,7 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from utils.report.paper import cost, published
+from utils.report.paper.rows import cost, published
 
 Line = Mapping[str, Any]
 COLUMNS = ("row", "data", "experiment", "pass", "stage", "measure", "published", "published_std")

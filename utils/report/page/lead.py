@@ -4,8 +4,8 @@ from collections import Counter
 from html import escape
 
 from utils.report.knee import Knee, final, uncut
-from utils.report.plots import Story
-from utils.report.plots_sweep import knees, sweep_title
+from utils.report.plots.marks import Story
+from utils.report.plots.sweep import knees, sweep_title
 from utils.report.summary import Point, goal
 from utils.runs.units import duration, si
 

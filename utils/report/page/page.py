@@ -9,15 +9,16 @@ from pathlib import Path
 from string import Template
 from typing import NamedTuple
 
-from utils.report import page_tables, plots
-from utils.report.page_lead import cards, knee_lead, summary
-from utils.report.plots import Drawn, Story
-from utils.report.plots_compare import compared
-from utils.report.plots_cost import cost
-from utils.report.plots_gammas import evolution, gammas
-from utils.report.plots_layers import widths
-from utils.report.plots_sweep import after_cut, against_ratio, grid
-from utils.report.plots_training import curves
+from utils.report.page import tables as page_tables
+from utils.report.page.lead import cards, knee_lead, summary
+from utils.report.plots import marks as plots
+from utils.report.plots.compare import compared
+from utils.report.plots.cost import cost
+from utils.report.plots.gammas import evolution, gammas
+from utils.report.plots.layers import widths
+from utils.report.plots.marks import Drawn, Story
+from utils.report.plots.sweep import after_cut, against_ratio, grid
+from utils.report.plots.training import curves
 
 HERE = Path(__file__).parent
 

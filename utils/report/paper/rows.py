@@ -16,7 +16,7 @@ from utils.report import groups
 from utils.runs.units import si
 
 Run = dict[str, Any]
-PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "paper.yaml"
+PUBLISHED = Path(__file__).resolve().parents[3] / "results" / "paper.yaml"
 STAGES = ["train", "prune", "finetune"]
 
 

@@ -9,8 +9,8 @@ import pandas as pd
 
 from utils.report.compare import as_text, contests
 from utils.report.origins import commit, commits, environments, letters
-from utils.report.plots import Story
-from utils.report.plots_sweep import knees
+from utils.report.plots.marks import Story
+from utils.report.plots.sweep import knees
 from utils.report.summary import APART, apart, by_line, by_ratio, line
 from utils.report.table import LEFT, frame, humane
 from utils.runs.units import duration

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from utils.report.knee import Knee, knee, sweeps, uncut
-from utils.report.plots import (
+from utils.report.plots.marks import (
     BLACK,
     GAP,
     GREY,

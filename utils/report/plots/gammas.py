@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import MaxNLocator
 
-from utils.report.plots import (
+from utils.report.plots.marks import (
     BLUE,
     GREY,
     PANELS,
