@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
 from slimming.methods.base import Plain
-from slimming.sparsity import gammas
+from slimming.methods.sparsity import gammas
 from utils.data.sets import Data, Split
 from utils.runs.folder import Run
 from utils.training import distributed

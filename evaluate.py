@@ -18,7 +18,7 @@ def evaluate_checkpoint(cfg) -> dict:
     from hydra.utils import instantiate
 
     import stages
-    from slimming import artifact
+    from slimming import checkpoint as artifact
     from utils.networks.cost import count, latency
 
     hardware = instantiate(cfg.hardware)

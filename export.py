@@ -25,8 +25,8 @@ def export(cfg) -> dict:
     import tempfile
 
     import stages
-    from slimming import artifact
-    from slimming.fold import fold
+    from slimming import checkpoint as artifact
+    from slimming.surgery.fold import fold
     from utils.exports import parity
     from utils.networks import port
 
@@ -91,7 +91,7 @@ def _writer(cfg, to: Path, checkpoint, network):
     """write(path, facts) -> what the file computes, read back from it."""
     from dataclasses import replace
 
-    from slimming import artifact
+    from slimming import checkpoint as artifact
     from utils.exports import onnx_file, standalone
 
     if to.suffix in DEPLOYED:
@@ -134,7 +134,7 @@ def _facts(cfg, checkpoint, source) -> dict:
 
 def _latency(cfg, to: Path, checkpoint, source) -> dict:
     """Time it beside the network it was cut from, whose weights don't matter."""
-    from slimming import artifact
+    from slimming import checkpoint as artifact
     from utils.exports import timing
 
     dense = artifact.build(checkpoint.target, checkpoint.arguments, tuple(cfg.allow)).eval()

@@ -88,7 +88,7 @@ def _start_over(model, parent, seed: int, allow: tuple[str, ...]) -> None:
     """New weights: those that the dense network would start from, cut to the thin shape."""
     import torch
 
-    from slimming.artifact import build
+    from slimming.checkpoint import build
     from utils.data.seeding import mix
 
     torch.manual_seed(mix(seed, "initial weights", "scratch"))
@@ -111,7 +111,7 @@ def _scratch_epochs(scratch: str, parent, allow: tuple[str, ...]) -> int:
     epochs = trained[0]["epochs"]
     if scratch == "E":
         return epochs
-    from slimming.artifact import build, restore
+    from slimming.checkpoint import build, restore
     from stages import NotYet
 
     checkpoint = parent.checkpoint

@@ -62,7 +62,7 @@ def describe(cfg, parent=None):
             "parent": parent.identity,
             "data": data.fingerprint,
             "method": scoring_identity(described),
-            "plan": {"_target_": "slimming.planner.plan", **goal, **options},
+            "plan": {"_target_": "slimming.plan.planner.plan", **goal, **options},
             **({} if cfg.coupled == "prune" else {"coupled": cfg.coupled}),
             "after": {
                 **{key: cfg[key] for key in ("compensate", "recalibrate")},
@@ -99,7 +99,7 @@ def what_to_cut(cfg) -> dict:
     Raises:
         ValueError: both are given, or what is given is none.
     """
-    from slimming.planner import check_ratio, check_target
+    from slimming.plan.planner import check_ratio, check_target
 
     if not isinstance(cfg.target or {}, Mapping):
         raise ValueError(f"target needs a name, such as target.macs={cfg.target}")
@@ -158,7 +158,7 @@ def _cut(cfg, run, parent, data, hardware, goal: dict, planned: tuple):
     """Cut, prove, compensate if asked, recalibrate; accuracy after each step."""
     import stages
     from slimming import compensate, mask, recalibrate, slim, verify
-    from slimming.artifact import compose
+    from slimming.checkpoint import compose
     from utils.networks.show import show_accuracies
     from utils.training.method import name_of
 

@@ -127,7 +127,7 @@ def _table(text, title: str | None):
 
 def _time(runs: list[dict], allow: tuple[str, ...]) -> None:
     """Measure every distinct network, side by side in this process; keep it beside each run."""
-    from slimming import artifact
+    from slimming import checkpoint as artifact
     from utils.networks.cost import latency
     from utils.runs.folder import machine
     from utils.runs.results import write_text

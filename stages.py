@@ -11,9 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from engine import evaluate
-from slimming import artifact
-from slimming.artifact import Checkpoint
-from slimming.sparsity import gammas
+from slimming import checkpoint as artifact
+from slimming.checkpoint import Checkpoint
+from slimming.methods.sparsity import gammas
 from utils.cli.configured import load_data, plain
 from utils.data.sets import Data
 from utils.networks import port

@@ -20,7 +20,7 @@ from utils.cli.script import script, typed
 class Start:
     """Where a training begins: at new weights, or at a checkpoint."""
 
-    checkpoint: Any  # of slimming.artifact, with the history so far; its weights aren't read
+    checkpoint: Any  # of slimming.checkpoint, with the history so far; its weights aren't read
     identity: dict[str, Any]  # as it enters the hash
     model: Callable[[], Any]
     parent: Any = None
@@ -112,7 +112,7 @@ def _anew(cfg, hardware) -> tuple:
     """The network of the config, with new weights or those of a file, and the data."""
     import torch
 
-    from slimming.artifact import Checkpoint, build
+    from slimming.checkpoint import Checkpoint, build
     from utils.cli import configured
     from utils.data.seeding import mix
     from utils.networks.build import model_for

@@ -46,7 +46,7 @@ from benchmarks.coverage_networks import NETWORKS, Network
 from benchmarks.coverage_oracle import CannotTell, difference
 from benchmarks.coverage_table import BUDGET, Row, cells, page
 from benchmarks.coverage_tools import TOOLS, channels
-from slimming.artifact import write_atomically
+from slimming.checkpoint import write_atomically
 from utils.networks.cost import count_macs
 from utils.runs.folder import commit, machine, versions
 

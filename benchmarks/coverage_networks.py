@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from slimming.builder import build
+from slimming.surgery.builder import build
 
 HERE = "benchmarks.coverage_networks"
 

@@ -13,8 +13,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from benchmarks.coverage_networks import HERE, Network
 from slimming import Slimming, load, plan, save, slim, trace, verify
-from slimming.artifact import Checkpoint
-from slimming.builder import build
+from slimming.checkpoint import Checkpoint
+from slimming.surgery.builder import build
 from utils.networks.cost import count_macs
 
 STEPS, JUMP = 2000, 40  # torch-pruning takes at most 2 % of the channels at once, at last 0.05 %

@@ -37,8 +37,8 @@ from models.preresnet import PreResNet
 from models.resnet import ResNet
 from models.vgg import VGG
 from slimming import plan, slim, trace
-from slimming.artifact import read, restore
-from slimming.fold import fold
+from slimming.checkpoint import read, restore
+from slimming.surgery.fold import fold
 from utils.networks.cost import count_macs
 from utils.runs.folder import commit, machine, versions
 from utils.runs.results import write_text

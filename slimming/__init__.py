@@ -7,14 +7,15 @@ thin = slim(model, graph, keep)             # a smaller network, cut for real
 proof = verify(model, graph, keep, thin, x) # thin computes what the masked network computes
 """
 
-from slimming.artifact import load, save
-from slimming.certificate import Certificate, verify
-from slimming.compensate import compensate, recalibrate
-from slimming.fold import fold
+from slimming.checkpoint import load, save
 from slimming.graph import ChannelGraph, trace
 from slimming.methods.slimming import Slimming
-from slimming.planner import Plan, plan, safe_ratio
-from slimming.surgery import mask, slices, slim
+from slimming.plan.planner import Plan, plan, safe_ratio
+from slimming.plan.slices import slices
+from slimming.repair.compensate import compensate, recalibrate
+from slimming.surgery.certificate import Certificate, verify
+from slimming.surgery.cut import mask, slim
+from slimming.surgery.fold import fold
 
 __all__ = [
     "Certificate",

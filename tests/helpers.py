@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimming import ChannelGraph, Plan, plan
-from slimming.artifact import build
+from slimming.checkpoint import build
 
 CONF = Path(__file__).parents[1] / "conf" / "model"
 FROM_DATA = {"num_classes": 7, "in_channels": 3, "input_shape": [3, 16, 16]}

@@ -16,9 +16,10 @@ from torch.utils._pytree import tree_leaves
 
 from helpers import assert_same_state, configured, configured_networks, random_plan, randomise
 from models.vgg import VGG
-from slimming import artifact, load, save, slim, trace
-from slimming.artifact import Checkpoint, read, write_atomically
-from slimming.builder import build
+from slimming import checkpoint as artifact
+from slimming import load, save, slim, trace
+from slimming.checkpoint import Checkpoint, read, write_atomically
+from slimming.surgery.builder import build
 
 ROOT = Path(__file__).parents[1]
 SUFFIXES = [".pt", ".safetensors"]
@@ -331,7 +332,7 @@ def test_a_full_disk_leaves_the_previous_file(tmp_path, suffix, room):
     script = f"""
 import resource, sys
 sys.path[:0] = [{str(ROOT)!r}]
-from slimming import artifact
+from slimming import checkpoint as artifact
 new = artifact.read({str(tmp_path / "new.pt")!r})
 resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))
 try:

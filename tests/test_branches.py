@@ -6,9 +6,9 @@ from torch import nn
 
 from helpers import configured, configured_networks, random_scores, randomise, relative_gap
 from slimming import load, mask, plan, save, slim, trace, verify
-from slimming.artifact import Checkpoint
-from slimming.bypass import Constant, Removed, stands_in
-from slimming.planner import predict
+from slimming.checkpoint import Checkpoint
+from slimming.graph.bypass import Constant, Removed, stands_in
+from slimming.plan.planner import predict
 from zoo import ZOO, Concat, PreActivation, block, chain, conv
 
 NONE = torch.tensor([], dtype=torch.long)

@@ -15,7 +15,7 @@ from torch import optim
 import engine
 from door import ROOT, TINY, tiny
 from pipeline import pipeline
-from slimming import artifact
+from slimming import checkpoint as artifact
 from terminal import terminal
 from utils.cli import configured
 from utils.data import sets as data

@@ -8,8 +8,9 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from helpers import assert_same_state, norms, random_plan, randomise, relative_gap, state
-from slimming import artifact, compensate, load, recalibrate, save, slim, trace
-from slimming.artifact import Checkpoint
+from slimming import checkpoint as artifact
+from slimming import compensate, load, recalibrate, save, slim, trace
+from slimming.checkpoint import Checkpoint
 from zoo import ZOO, PreActivation, block, chain, conv
 
 

@@ -34,8 +34,8 @@ from helpers import (  # noqa: E402
     relative_gap,
 )
 from slimming import ChannelGraph, mask, slices, slim, trace, verify  # noqa: E402
-from slimming.artifact import build  # noqa: E402
-from slimming.surgery import resize  # noqa: E402
+from slimming.checkpoint import build  # noqa: E402
+from slimming.surgery.cut import resize  # noqa: E402
 
 TABLE, PAGE = Path(__file__).with_name("coverage.yaml"), ROOT / "docs" / "coverage.md"
 models, segmentation = torchvision.models, torchvision.models.segmentation

@@ -17,7 +17,7 @@ from torch import nn, optim
 import engine
 from door import ROOT, TINY, tiny
 from engine import Interrupted
-from slimming.artifact import read
+from slimming.checkpoint import read
 from slimming.methods.base import Plain
 from slimming.methods.slimming import Slimming
 from train import train

@@ -13,8 +13,9 @@ from evaluate import evaluate_checkpoint
 from export import export
 from helpers import randomise, relative_gap
 from models.vgg import LAYERS
-from slimming import artifact, load, recalibrate, slim, trace
-from slimming.planner import plan
+from slimming import checkpoint as artifact
+from slimming import load, recalibrate, slim, trace
+from slimming.plan.planner import plan
 from utils.data import sets as data
 from utils.networks import port
 

@@ -19,9 +19,9 @@ from helpers import (
     state,
 )
 from slimming import plan, slim, trace
-from slimming.bypass import Constant
-from slimming.fold import fold
-from slimming.selection import gather, selects
+from slimming.graph.bypass import Constant
+from slimming.graph.selection import gather, selects
+from slimming.surgery.fold import fold
 from zoo import PICTURE, ZOO, PreActivation, Twice, block, chain, conv
 
 

@@ -16,7 +16,7 @@ import finetune
 import prune
 import train
 from door import ROOT, TINY, config, tiny
-from slimming.artifact import Checkpoint, save
+from slimming.checkpoint import Checkpoint, save
 from stages import Parent
 from utils.cli.configured import _load_data
 from utils.cli.script import CONF

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from door import ROOT
-from slimming.artifact import read
+from slimming.checkpoint import read
 from terminal import terminal
 
 GRID = ("hardware.threads=1", "ratio=0.3,0.5", "finetune.epochs=3")

@@ -176,7 +176,7 @@ def test_every_model_yaml_builds_a_network_that_can_be_cut(name):
     data = fake(num_train=16, num_test=8, num_classes=7, size=16)
     cfg = config("train", f"model={name}")
     target, arguments = model_for({**configured.plain(cfg.model), "width": 0.125}, data)
-    from slimming.artifact import build
+    from slimming.checkpoint import build
 
     model = build(target, arguments).double().eval()
     images = next(data.eval_batches(data.test))[0].double()

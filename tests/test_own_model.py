@@ -11,7 +11,7 @@ from torchvision.models import squeezenet1_1
 
 from door import TINY
 from slimming import load
-from slimming.artifact import read
+from slimming.checkpoint import read
 from terminal import refusal, terminal
 from utils.networks.own_code import source_hash
 

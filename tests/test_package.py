@@ -32,7 +32,7 @@ import sys
 before = set(sys.modules)
 import torch, safetensors.torch
 allowed = set(sys.modules)
-import slimming, slimming.artifact, slimming.methods.slimming
+import slimming, slimming.checkpoint, slimming.methods.slimming
 new = {name.partition(".")[0] for name in set(sys.modules) - allowed}
 new -= set(sys.stdlib_module_names) | {"torch", "safetensors", "slimming"}
 print(sorted(new))

@@ -9,7 +9,7 @@ import torch
 from door import TINY, tiny
 from pipeline import pipeline
 from slimming import load
-from slimming.artifact import read
+from slimming.checkpoint import read
 from terminal import refusal, terminal
 from train import train
 

@@ -8,8 +8,8 @@ from torch.utils._pytree import tree_leaves
 
 from helpers import assert_same_state, random_plan, randomise, relative_gap, state
 from slimming import compensate, slim, trace
-from slimming.leastsquares import LeastSquares
-from slimming.refit import refit
+from slimming.repair.leastsquares import LeastSquares
+from slimming.repair.refit import refit
 from zoo import ZOO, Concat, PreActivation, Residual, Twice, block, chain, conv
 
 PICTURE = (3, 8, 8)
@@ -263,7 +263,7 @@ def test_images_that_don_t_fit_into_memory_together_give_the_same(name, monkeypa
     model, x, graph, keep = setup(make(), *shape)
     whole, chunks = slim(model, graph, keep), slim(model, graph, keep)
     rows = refit(model, graph, keep, whole, x.split(12))
-    monkeypatch.setattr("slimming.refit.LIVE", 1)
+    monkeypatch.setattr("slimming.repair.refit.LIVE", 1)
     again = refit(model, graph, keep, chunks, x.split(12))
     assert [row.layer for row in rows] == [row.layer for row in again]
     assert relative_gap(chunks(x), whole(x)) < 1e-8
@@ -273,7 +273,7 @@ def test_large_maps_are_sampled_always_at_the_same_places(monkeypatch):
     model, x, graph, keep = setup(chain(*block(3, 16), conv(16, 4)), *PICTURE, images=40)
     thins = [slim(model, graph, keep) for _ in range(3)]
     refit(model, graph, keep, thins[0], [x])
-    monkeypatch.setattr("slimming.refit.ROWS", 999)
+    monkeypatch.setattr("slimming.repair.refit.ROWS", 999)
     (row,), (same,) = (refit(model, graph, keep, thin, [x]) for thin in thins[1:])
     assert row == same and 999 <= row.rows <= 1000
     assert_same_state(thins[1].state_dict(), thins[2].state_dict())

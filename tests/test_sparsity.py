@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from slimming import Slimming
-from slimming.sparsity import MODES, add_subgradient, gammas, penalty, reach, shrink
+from slimming.methods.sparsity import MODES, add_subgradient, gammas, penalty, reach, shrink
 
 LR, STRENGTH = 0.1, 0.01
 START = [0.5, -0.3, 0.004, 0.0]

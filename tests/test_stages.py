@@ -14,8 +14,9 @@ from export import export
 from finetune import finetune
 from pipeline import pipeline
 from prune import prune
-from slimming import artifact, load, slim, trace
-from slimming.artifact import read
+from slimming import checkpoint as artifact
+from slimming import load, slim, trace
+from slimming.checkpoint import read
 from train import train
 from utils.runs.identity import digest, essence
 

@@ -18,7 +18,7 @@ from PIL import Image
 import engine
 from door import config
 from engine import Interrupted
-from slimming.artifact import read
+from slimming.checkpoint import read
 from terminal import refusal, terminal
 from train import train
 from utils.cli import configured

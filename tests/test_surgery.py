@@ -21,9 +21,9 @@ from helpers import (
 )
 from models.vgg import VGG
 from slimming import Plan, compensate, mask, slices, slim, trace, verify
-from slimming.artifact import compose
-from slimming.selection import SELECTING, SelectingBatchNorm2d
-from slimming.surgery import resize
+from slimming.checkpoint import compose
+from slimming.graph.selection import SELECTING, SelectingBatchNorm2d
+from slimming.surgery.cut import resize
 from zoo import ZOO, PreActivation, Residual
 
 CONFIGURED = {f"conf/model/{name}": name for name in configured_networks()}

@@ -15,7 +15,7 @@ import torch
 
 from door import ROOT, TINY, tiny
 from prune import prune
-from slimming.artifact import read
+from slimming.checkpoint import read
 from terminal import refusal, terminal
 from train import train
 from utils.runs.folder import commit

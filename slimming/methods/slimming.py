@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from slimming import sparsity
 from slimming.graph import ChannelGraph
+from slimming.methods import sparsity
 from slimming.methods.base import Plain
 
 
@@ -14,7 +14,7 @@ class Slimming(Plain):
 
     Args:
         strength: lambda, the weight of the penalty; 0 trains the baseline.
-        mode: how the penalty enters the step, see `slimming.sparsity`.
+        mode: how the penalty enters the step, see `slimming.methods.sparsity`.
         weight_decay_on_gamma: the paper decays gammas like all other weights.
 
     Raises:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from slimming.bypass import stands_in
-from slimming.selection import selects
+from slimming.graph.bypass import stands_in
+from slimming.graph.selection import selects
 
 CONSTANT = '''
 

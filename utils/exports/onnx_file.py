@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten_with_path
 
-from slimming.artifact import write_atomically
-from slimming.builder import reason_of
+from slimming.checkpoint import write_atomically
+from slimming.surgery.builder import reason_of
 
 KEY = "network-slimming"  # under which the file says what it is, in its metadata
 

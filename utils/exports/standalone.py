@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, fx, nn
 from torchvision.ops import StochasticDepth
 
-from slimming.artifact import write_atomically
-from slimming.builder import reason_of
-from slimming.bypass import stands_in
-from slimming.layers import SCORED, own_forward
-from slimming.selection import selects
+from slimming.checkpoint import write_atomically
+from slimming.graph.bypass import stands_in
+from slimming.graph.layers import SCORED, own_forward
+from slimming.graph.selection import selects
+from slimming.surgery.builder import reason_of
 from utils.exports.layers import CONSTANT, Layers
 from utils.exports.steps import Steps
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from slimming.fold import fold
+from slimming.surgery.fold import fold
 from utils.exports import onnx_file
 from utils.networks.cost import Model, latency
 from utils.training.hardware import prefers_channels_last

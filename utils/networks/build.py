@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from slimming.builder import reason_of
+from slimming.surgery.builder import reason_of
 from utils.data.sets import Data
 from utils.training.hardware import Hardware
 

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from slimming import artifact
-from slimming.builder import reason_of
+from slimming import checkpoint as artifact
+from slimming.surgery.builder import reason_of
 
 WRAPPERS = ("weights", "state_dict", "model")  # under which files keep their tensors
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from models.vgg import LAYERS
-from slimming import artifact
-from slimming.artifact import Checkpoint
+from slimming import checkpoint as artifact
+from slimming.checkpoint import Checkpoint
 from utils.data.sets import Data
 
 EPS, OURS = 1e-5, 1e-3  # of a BatchNorm: torch's default, which the port has, and models.vgg's

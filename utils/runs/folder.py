@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from slimming.artifact import write_atomically
+from slimming.checkpoint import write_atomically
 from utils.runs.identity import digest
 
 SCHEMA = 1  # of result.json

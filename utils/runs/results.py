@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from slimming.artifact import write_atomically
+from slimming.checkpoint import write_atomically
 from utils.runs.folder import SCHEMA
 
 STAGES = ("train", "prune", "finetune")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn, optim
 
-from slimming.sparsity import gammas
+from slimming.methods.sparsity import gammas
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from slimming.methods.base import Plain
-from slimming.sparsity import gammas, reach
+from slimming.methods.sparsity import gammas, reach
 from utils.training.recipe import Recipe, lr_and_momentum
 
 EDGES = [0.0, *(10 ** (k / 2) for k in range(-12, 3)), math.inf]  # of the |gamma| histograms

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves, tree_map
 
-from slimming import layers, operations
-from slimming.labels import NONE, Labels, is_blank, varying_dims
-from slimming.selection import SELECTING
+from slimming.graph import layers, operations
+from slimming.graph.labels import NONE, Labels, is_blank, varying_dims
+from slimming.graph.selection import SELECTING
 
 Coupled = Literal["prune", "keep"]
 

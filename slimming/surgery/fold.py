@@ -17,8 +17,8 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils._pytree import tree_map
 
 from slimming.graph import ChannelGraph, trace
-from slimming.selection import SELECTING, selects
-from slimming.surgery import agree, replace_module
+from slimming.graph.selection import SELECTING, selects
+from slimming.surgery.cut import agree, replace_module
 
 # Multiplications that take as long as to read and normalise one more value; selecting one takes as
 # long as both. Break-even on a CPU, channels_last, batch 64: see docs/decisions.md.

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from slimming.bypass import stands_in
 from slimming.graph import ChannelGraph
-from slimming.layers import SCORED
-from slimming.surgery import Keep, mask, slices
+from slimming.graph.bypass import stands_in
+from slimming.graph.layers import SCORED
+from slimming.plan.slices import Keep, slices
+from slimming.surgery.cut import mask
 
 
 @dataclass(frozen=True)

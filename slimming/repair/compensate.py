@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from slimming.consumers import Cut, add_constant, channel_dim, cut_consumers, the_input
 from slimming.graph import ChannelGraph
-from slimming.refit import Refitted, refit
-from slimming.surgery import Keep, alive, check_graph
+from slimming.plan.slices import Keep, alive
+from slimming.repair.consumers import Cut, add_constant, channel_dim, cut_consumers, the_input
+from slimming.repair.refit import Refitted, refit
+from slimming.surgery.cut import check_graph
 
 Compensation = Literal["none", "bias", "expected", "refit"]
 COMPENSATIONS: tuple[str, ...] = get_args(Compensation)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from slimming.graph import ChannelGraph
-from slimming.surgery import slices
+from slimming.plan.slices import slices
 
 
 def predict(graph: ChannelGraph, keep: Mapping[str, Tensor]) -> tuple[int, int]:

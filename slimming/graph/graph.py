@@ -16,18 +16,18 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
-from slimming.branches import Branch, find_branches
-from slimming.bypass import stands_in
-from slimming.gates import (
+from slimming.graph.branches import Branch, find_branches
+from slimming.graph.bypass import stands_in
+from slimming.graph.gates import (
     find_gates,
     fix_tensors_used_elsewhere,
     join_private_norms,
     join_tied_weights,
 )
-from slimming.labels import NONE, Labels
-from slimming.layers import SCORED
-from slimming.streams import Streams, find_streams
-from slimming.walk import Coupled, Walk
+from slimming.graph.labels import NONE, Labels
+from slimming.graph.layers import SCORED
+from slimming.graph.streams import Streams, find_streams
+from slimming.graph.walk import Coupled, Walk
 
 BATCH = 2  # images in the traced example: BatchNorm in training mode refuses one
 

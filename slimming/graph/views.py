@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from slimming.labels import NONE, along, spread, varying_dims
+from slimming.graph.labels import NONE, along, spread, varying_dims
 
 if TYPE_CHECKING:
-    from slimming.walk import Walk
+    from slimming.graph.walk import Walk
 
 
 def move(walk: Walk, node: fx.Node, inputs: list[Tensor], value: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils._pytree import tree_leaves
 
-from slimming import layers, operations
-from slimming.walk import Walk
+from slimming.graph import layers, operations
+from slimming.graph.walk import Walk
 
 
 @dataclass(frozen=True)

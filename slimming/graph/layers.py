@@ -19,14 +19,14 @@ from torch.nn.modules.padding import (
     _ReplicationPadNd,
 )
 
-from slimming.bypass import Constant, stands_in
-from slimming.labels import NONE, along, spread
-from slimming.operations import along_dim, glu, per_channel
-from slimming.selection import selects
-from slimming.views import shuffle
+from slimming.graph.bypass import Constant, stands_in
+from slimming.graph.labels import NONE, along, spread
+from slimming.graph.operations import along_dim, glu, per_channel
+from slimming.graph.selection import selects
+from slimming.graph.views import shuffle
 
 if TYPE_CHECKING:
-    from slimming.walk import Walk
+    from slimming.graph.walk import Walk
 
 # Each output entry depends on one input entry, so channels pass through untouched.
 POINTWISE = (

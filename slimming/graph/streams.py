@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from slimming.labels import NONE, Labels
-from slimming.selection import selects
+from slimming.graph.labels import NONE, Labels
+from slimming.graph.selection import selects
 
 
 @dataclass(frozen=True)

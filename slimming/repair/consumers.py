@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from slimming.bypass import Removed, stands_in
 from slimming.graph import ChannelGraph
-from slimming.selection import selects
-from slimming.surgery import Keep, slices
+from slimming.graph.bypass import Removed, stands_in
+from slimming.graph.selection import selects
+from slimming.plan.slices import Keep, slices
 
 
 class Cut(NamedTuple):

@@ -16,7 +16,9 @@ from math import ceil
 import torch
 from torch import Tensor, nn
 
-from slimming.consumers import (
+from slimming.graph import ChannelGraph
+from slimming.plan.slices import Keep
+from slimming.repair.consumers import (
     Cut,
     add_constant,
     as_weight,
@@ -26,9 +28,7 @@ from slimming.consumers import (
     outputs_at,
     the_input,
 )
-from slimming.graph import ChannelGraph
-from slimming.leastsquares import LeastSquares
-from slimming.surgery import Keep
+from slimming.repair.leastsquares import LeastSquares
 
 DAMPING = 1e-2
 ROWS = 2**14  # outputs, at most, that a layer is fitted on

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves, tree_map
 
-from slimming import views
-from slimming.labels import NONE, along, spread, varying_dims
+from slimming.graph import views
+from slimming.graph.labels import NONE, along, spread, varying_dims
 
 if TYPE_CHECKING:
-    from slimming.walk import Walk
+    from slimming.graph.walk import Walk
 
 POINTWISE = {
     *("relu", "relu_", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish"),

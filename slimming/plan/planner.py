@@ -12,12 +12,12 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-from slimming.budget import Budget, check_target
-from slimming.choice import Choice, Removed
-from slimming.counting import Counter, predict
 from slimming.graph import ChannelGraph
-from slimming.ranking import Combine, Ranking, Scope, rank
-from slimming.rounding import Rounding
+from slimming.plan.budget import Budget, check_target
+from slimming.plan.choice import Choice, Removed
+from slimming.plan.counting import Counter, predict
+from slimming.plan.ranking import Combine, Ranking, Scope, rank
+from slimming.plan.rounding import Rounding
 
 Dead = Literal["floor", "error", "bypass"]
 Unread = Literal["keep", "remove"]

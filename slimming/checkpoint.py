@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from slimming.builder import build, fit_shapes, plain, reason_of
+from slimming.surgery.builder import build, fit_shapes, plain, reason_of
 
 FORMAT, SCHEMA = "network-slimming", 1
 

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from slimming.labels import NONE, Labels
-from slimming.selection import SELECTING, selects
+from slimming.graph.labels import NONE, Labels
+from slimming.graph.selection import SELECTING, selects
 
 
 def fix_tensors_used_elsewhere(model: nn.Module, labels: Labels, outside: set[str]) -> None:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from slimming.bypass import Constant, Removed, replace_module, stands_in
-from slimming.layers import SCORED
-from slimming.selection import SELECTING, select, selects
-from slimming.surgery import agree
+from slimming.graph.bypass import Constant, Removed, replace_module, stands_in
+from slimming.graph.layers import SCORED
+from slimming.graph.selection import SELECTING, select, selects
+from slimming.surgery.cut import agree
 
 ALLOWED = ("models", "torchvision.models")  # modules whose networks a checkpoint may name
 

@@ -1,0 +1,1 @@
+"""After the cut: what the removed channels still contributed."""
