@@ -135,3 +135,11 @@ def relative_gap(a: Tensor, b: Tensor) -> float:
     """Largest difference as a share of b's largest magnitude."""
     assert a.shape == b.shape
     return ((a - b).abs().max() / b.abs().max()).item()
+
+
+def without(graph, branches, ratio: float = 0.4) -> dict:
+    """A random plan from which these branches are taken as a whole."""
+    keep = dict(plan(graph, random_scores(graph), ratio))
+    return keep | {
+        gate: torch.tensor([], dtype=torch.long) for branch in branches for gate in branch.gates
+    }

@@ -21,7 +21,7 @@ from slimming import load, save, slim, trace
 from slimming.checkpoint import Checkpoint, read, write_atomically
 from slimming.surgery.builder import build
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SUFFIXES = [".pt", ".safetensors"]
 
 

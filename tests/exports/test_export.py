@@ -13,12 +13,11 @@ from torch.utils._pytree import tree_leaves
 
 from door import config, shell
 from export import export
-from helpers import configured_networks, random_plan, randomise
+from helpers import configured_networks, random_plan, randomise, without
 from slimming import checkpoint as artifact
 from slimming import load, recalibrate, slim, trace
 from slimming.checkpoint import Checkpoint, build
 from slimming.graph.bypass import stands_in
-from test_branches import without
 from utils.exports import onnx_file, standalone
 from utils.exports.layers import constructor
 

@@ -18,7 +18,7 @@ from slimming.surgery.builder import fit_shapes
 from utils.networks.cost import count_macs
 from zoo import ZOO, Head, Residual, block, chain, conv
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 REFUSED = {

@@ -1,6 +1,7 @@
 """How much of each network can be cut, and that the cut is right: ours, torchvision's, unseen ones.
 
-`python tests/test_coverage.py --write` counts again and writes coverage.yaml and docs/coverage.md.
+`python tests/graph/test_coverage.py --write` writes coverage.yaml and
+docs/coverage.md anew.
 """
 
 import argparse
@@ -21,8 +22,8 @@ import yaml
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))  # when run as a script
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # when run as a script
 
 from helpers import (  # noqa: E402
     CONF,
@@ -261,16 +262,17 @@ HEAD = """# What can be cut
 For each network: the channels that have a BatchNorm, how many of them can be cut where residual
 streams are cut as well (`coupled=prune`) or left whole (`coupled=keep`), and why the rest stays.
 Under `keep`, what goes beyond that is residual streams. `graph.explain()` says it layer by layer.
-`tests/test_coverage.py` pins these numbers (`tests/coverage.yaml` has every reason under both) and
-checks the networks of torchvision, as `tests/test_surgery.py` does ours: thin equals masked in
-float64, in evaluation and training mode, and equals the original with gamma = beta = 0.
+`tests/graph/test_coverage.py` pins these numbers (`tests/coverage.yaml` has every reason under
+both) and checks the networks of torchvision, as `tests/slimming/test_surgery.py` does ours: thin
+equals masked in float64, in evaluation and training mode, and equals the original with gamma =
+beta = 0.
 
 Channels without a BatchNorm aren't scored. A convolution without one that is added to a scored
 stream goes with that stream's channels: exact, decided by the stream's BatchNorms alone.
 
 Seconds of processor time: one run each, one thread, {machine}, torch {torch}, other work on the
 machine; half of the channels, random scores. Command:
-`OMP_NUM_THREADS=1 python tests/test_coverage.py --write`
+`OMP_NUM_THREADS=1 python tests/graph/test_coverage.py --write`
 
 | network | BN channels | prune | keep | why the rest stays | trace, s | plan + slim, s |
 |---|---:|---:|---:|---|---:|---:|

@@ -15,7 +15,7 @@ from pictures import write_images
 from utils.data import sets as datasets
 from utils.data.sets import cifar10, digits, fake, mnist, svhn
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 STANDARD = {
@@ -191,7 +191,7 @@ def test_impossible_fake_data_is_refused():
 IN_MEMORY = [
     path
     for path in sorted((ROOT / "conf" / "data").glob("*.yaml"))
-    if "_target_: utils.data." in path.read_text()  # the others: tests/test_streaming.py
+    if "_target_: utils.data." in path.read_text()  # the others: tests/data/test_streaming.py
 ]
 
 

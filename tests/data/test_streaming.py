@@ -28,7 +28,7 @@ from utils.data.streaming import imagenet, lighting
 from utils.report.groups import differences
 from utils.training.hardware import choose
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ("ant", "bee", "cow")
 
 

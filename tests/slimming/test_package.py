@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 README = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S).group(1)
 

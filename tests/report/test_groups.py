@@ -155,7 +155,7 @@ def test_the_differing_settings_are_said_in_one_line():
 
 
 def test_the_committed_digits_are_two_groups_of_five():
-    results = Path(__file__).parent.parent / "results" / "digits"
+    results = Path(__file__).parents[2] / "results" / "digits"
     chains = table.chains(find_runs(results))
     assert [len(group) for group in groups.groups(chains)] == [5, 5]
     assert json.dumps(groups.of_chain(chains[-1]))

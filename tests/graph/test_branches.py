@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from helpers import configured, configured_networks, random_scores, randomise, relative_gap
+from helpers import (
+    configured,
+    configured_networks,
+    random_scores,
+    randomise,
+    relative_gap,
+    without,
+)
 from slimming import load, mask, plan, save, slim, trace, verify
 from slimming.checkpoint import Checkpoint
 from slimming.graph.bypass import Constant, Removed, stands_in
@@ -25,12 +32,6 @@ class Unread(dict):
 
 def params(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
-
-
-def without(graph, branches, ratio: float = 0.4) -> dict:
-    """A random plan from which these branches are taken as a whole."""
-    keep = dict(plan(graph, random_scores(graph), ratio))
-    return keep | {gate: NONE for branch in branches for gate in branch.gates}
 
 
 @pytest.mark.parametrize("name", RESIDUAL)
