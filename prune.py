@@ -62,7 +62,7 @@ def describe(cfg, parent=None):
             "parent": parent.identity,
             "data": data.fingerprint,
             "method": scoring_identity(described),
-            "plan": {"_target_": "slimming.plan.planner.plan", **goal, **options},
+            "plan": {"_target_": "slimming.plan", **goal, **options},
             **({} if cfg.coupled == "prune" else {"coupled": cfg.coupled}),
             "after": {
                 **{key: cfg[key] for key in ("compensate", "recalibrate")},
@@ -99,7 +99,7 @@ def what_to_cut(cfg) -> dict:
     Raises:
         ValueError: both are given, or what is given is none.
     """
-    from slimming.plan.planner import check_ratio, check_target
+    from slimming.planning.planner import check_ratio, check_target
 
     if not isinstance(cfg.target or {}, Mapping):
         raise ValueError(f"target needs a name, such as target.macs={cfg.target}")

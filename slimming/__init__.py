@@ -10,8 +10,8 @@ proof = verify(model, graph, keep, thin, x) # thin computes what the masked netw
 from slimming.checkpoint import load, save
 from slimming.graph import ChannelGraph, trace
 from slimming.methods.slimming import Slimming
-from slimming.plan.planner import Plan, plan, safe_ratio
-from slimming.plan.slices import slices
+from slimming.planning.planner import Plan, plan, safe_ratio
+from slimming.planning.slices import slices
 from slimming.repair.compensate import compensate, recalibrate
 from slimming.surgery.certificate import Certificate, verify
 from slimming.surgery.cut import mask, slim

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimming.graph import ChannelGraph
-from slimming.plan.slices import Keep, alive
+from slimming.planning.slices import Keep, alive
 from slimming.repair.consumers import Cut, add_constant, channel_dim, cut_consumers, the_input
 from slimming.repair.refit import Refitted, refit
 from slimming.surgery.cut import check_graph

@@ -16,7 +16,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from slimming.graph import ChannelGraph
 from slimming.graph.bypass import Removed, stands_in
 from slimming.graph.selection import selects
-from slimming.plan.slices import Keep, slices
+from slimming.planning.slices import Keep, slices
 
 
 class Cut(NamedTuple):

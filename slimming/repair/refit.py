@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from slimming.graph import ChannelGraph
-from slimming.plan.slices import Keep
+from slimming.planning.slices import Keep
 from slimming.repair.consumers import (
     Cut,
     add_constant,

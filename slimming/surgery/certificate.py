@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from slimming.graph import ChannelGraph
 from slimming.graph.bypass import stands_in
 from slimming.graph.layers import SCORED
-from slimming.plan.slices import Keep, slices
+from slimming.planning.slices import Keep, slices
 from slimming.surgery.cut import mask
 
 

@@ -11,7 +11,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from slimming.graph import ChannelGraph
 from slimming.graph.bypass import bypass, replace_module
 from slimming.graph.selection import select, selects
-from slimming.plan.slices import Keep, alive, read_streams, slices
+from slimming.planning.slices import Keep, alive, read_streams, slices
 
 
 def slim(model: nn.Module, graph: ChannelGraph, keep: Keep) -> nn.Module:

@@ -15,7 +15,7 @@ from helpers import (
 from slimming import load, mask, plan, save, slim, trace, verify
 from slimming.checkpoint import Checkpoint
 from slimming.graph.bypass import Constant, Removed, stands_in
-from slimming.plan.planner import predict
+from slimming.planning.planner import predict
 from zoo import ZOO, Concat, PreActivation, block, chain, conv
 
 NONE = torch.tensor([], dtype=torch.long)

@@ -13,7 +13,7 @@ from torch import nn
 from helpers import random_plan, randomise
 from odd import Odd, OwnConv, OwnNorm, Variant, X, cuttable, mean, zoo
 from slimming import compensate, slim, trace, verify
-from slimming.plan.planner import predict
+from slimming.planning.planner import predict
 from slimming.surgery.builder import fit_shapes
 from utils.networks.cost import count_macs
 from zoo import ZOO, Head, Residual, block, chain, conv

@@ -15,7 +15,7 @@ from helpers import randomise, relative_gap
 from models.vgg import LAYERS
 from slimming import checkpoint as artifact
 from slimming import load, recalibrate, slim, trace
-from slimming.plan.planner import plan
+from slimming.planning.planner import plan
 from utils.data import sets as data
 from utils.networks import port
 

@@ -12,7 +12,7 @@ from door import ROOT
 HOUSE = ("models", "slimming", "utils")
 # Each room imports only what stands before it.
 UTILS = ("data", "training", "networks", "runs", "exports", "cli", "report")
-SLIMMING = ("graph", "rules", "plan", "surgery", "repair", "methods", "checkpoint")
+SLIMMING = ("graph", "rules", "planning", "surgery", "repair", "methods", "checkpoint")
 STAGES = ("train", "prune", "finetune", "pipeline", "report", "evaluate", "export")
 
 

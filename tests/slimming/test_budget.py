@@ -17,7 +17,7 @@ from helpers import configured, random_plan, random_scores, toy_graph
 from prune import OPTIONS, prune, what_to_cut
 from slimming import ChannelGraph, plan, slim, trace
 from slimming.graph.graph import Branch
-from slimming.plan.planner import predict
+from slimming.planning.planner import predict
 from train import train
 from utils.networks.cost import count_macs
 from utils.runs.identity import digest
@@ -282,7 +282,7 @@ def test_old_hashes_of_a_cut_stay():
     def hash_of(*overrides):
         cfg = config("prune", *overrides)
         options = {key: cfg[key] for key in OPTIONS}
-        arguments = {"_target_": "slimming.plan.planner.plan", **what_to_cut(cfg), **options}
+        arguments = {"_target_": "slimming.plan", **what_to_cut(cfg), **options}
         return digest({"plan": arguments})
 
     assert hash_of() == hash_of("ratio=0.7") == "4a4f1315"

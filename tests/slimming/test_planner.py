@@ -14,7 +14,7 @@ from helpers import configured, configured_networks, random_plan, random_scores,
 from models.mlp import MLP
 from models.vgg import VGG
 from slimming import ChannelGraph, Slimming, plan, safe_ratio, slim, trace
-from slimming.plan.planner import predict
+from slimming.planning.planner import predict
 from utils.networks.cost import count
 
 IMAGE = torch.zeros(1, 3, 32, 32)

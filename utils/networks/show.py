@@ -8,7 +8,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from slimming import ChannelGraph, Plan
-from slimming.plan.planner import predict
+from slimming.planning.planner import predict
 
 SMALL = 1e-2  # a gamma below this is called dead in the tables
 

@@ -61,7 +61,7 @@ def _training(run: Run, asked: dict[str, Any]) -> None:
 
 
 def _cut(run: Run, asked: dict[str, Any]) -> None:
-    from slimming.plan.planner import plan
+    from slimming.planning.planner import plan
 
     options = {**_defaults(plan), "coupled": "prune", "compensate": "none"}
     asked.update({key: asked.get(key, options[key]) for key in options.keys() & CUT})

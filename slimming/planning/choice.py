@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from slimming.graph import ChannelGraph
-from slimming.plan.ranking import Ranking
-from slimming.plan.rounding import Rounding, rounded, settle, widths
+from slimming.planning.ranking import Ranking
+from slimming.planning.rounding import Rounding, rounded, settle, widths
 
 Removed = list[int]  # channels that each layer loses, the weakest first
 

@@ -13,11 +13,11 @@ from typing import Any, Literal, get_args
 from torch import Tensor
 
 from slimming.graph import ChannelGraph
-from slimming.plan.budget import Budget, check_target
-from slimming.plan.choice import Choice, Removed
-from slimming.plan.counting import Counter, predict
-from slimming.plan.ranking import Combine, Ranking, Scope, rank
-from slimming.plan.rounding import Rounding
+from slimming.planning.budget import Budget, check_target
+from slimming.planning.choice import Choice, Removed
+from slimming.planning.counting import Counter, predict
+from slimming.planning.ranking import Combine, Ranking, Scope, rank
+from slimming.planning.rounding import Rounding
 
 Dead = Literal["floor", "error", "bypass"]
 Unread = Literal["keep", "remove"]

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 
-from slimming.plan.choice import Choice, Removed
+from slimming.planning.choice import Choice, Removed
 
 WORDS = {"macs": "MACs", "params": "parameters", "latency": "time"}
 CLOSE = 0.99  # of a budget: it is met

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from slimming.graph import ChannelGraph
-from slimming.plan.slices import slices
+from slimming.planning.slices import slices
 
 
 def predict(graph: ChannelGraph, keep: Mapping[str, Tensor]) -> tuple[int, int]:
