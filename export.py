@@ -117,7 +117,7 @@ def _writer(cfg, to: Path, checkpoint, network):
 def _facts(cfg, checkpoint, source) -> dict:
     """What the file says it is."""
     from utils.networks.cost import count_macs
-    from utils.runs.folder import command
+    from utils.runs.environment import command
 
     return {
         "target": checkpoint.target,

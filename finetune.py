@@ -7,34 +7,41 @@ The controls of Liu et al. 2019 ("Rethinking the Value of Network Pruning"): scr
 weights for as many epochs as the unpruned network had, scratch=B for as much computation.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
+import torch
+from hydra.utils import instantiate
+from torch import nn
+
+import stages
+from engine import fit
+from slimming.checkpoint import build, restore
+from slimming.methods.base import Plain
+from utils.cli import configured
 from utils.cli.script import script, typed
+from utils.data.seeding import mix
+from utils.networks.cost import count_macs
+from utils.runs.folder import Run
 
 SCRATCH = ("none", "E", "B")
 
 
 def finetune(cfg) -> Path:
     """Run, resume or just find the fine-tuning that `cfg` describes; return its folder."""
-    import stages
-
     return stages.complete(cfg, describe(cfg))
 
 
-def describe(cfg, parent=None):
-    """The fine-tuning as a `stages.Stage`: named, not begun. `parent`: of `Parent.open`."""
-    from dataclasses import replace
+def describe(cfg, parent: stages.Parent | None = None) -> stages.Stage:
+    """The fine-tuning as a stage: named, not begun; of `parent`, or as `cfg` says.
 
-    from hydra.utils import instantiate
-
-    import stages
-    from engine import fit
-    from slimming.methods.base import Plain
-    from utils.cli import configured
-    from utils.runs.folder import Run
-
+    Raises:
+        ValueError: an option is out of range, or there are no such data.
+        NotYet: of `scratch=B`, the epochs follow from a cut that isn't made.
+    """
     if cfg.scratch not in SCRATCH:
         raise ValueError(f"scratch is one of {', '.join(SCRATCH)}; got {cfg.scratch!r}")
+    recipe, allow = configured.recipe_of(cfg), tuple(cfg.allow)
     if parent is None:
         path = stages.find_parent(
             cfg, lambda result: result["stage"] == "prune", "run `python prune.py` first"
@@ -42,10 +49,9 @@ def describe(cfg, parent=None):
         parent = stages.Parent.open(path)
     hardware = instantiate(cfg.hardware)
     data = parent.data(cfg, hardware)
-    seed = parent.facts.get("seed", cfg.seed)
-    recipe = configured.recipe_of(cfg)
+    seed = parent.facts.get("seed", 0) if cfg.seed is None else cfg.seed
     if cfg.scratch != "none":
-        recipe = replace(recipe, epochs=_scratch_epochs(cfg.scratch, parent, tuple(cfg.allow)))
+        recipe = replace(recipe, epochs=_scratch_epochs(cfg.scratch, parent, allow))
     run = Run(
         cfg.runs_dir,
         "finetune",
@@ -53,25 +59,33 @@ def describe(cfg, parent=None):
         seed,
         {
             "parent": parent.identity,
-            "data": data.fingerprint,
-            "recipe": {**configured.recipe_identity(cfg), "epochs": recipe.epochs},
+            **parent.source(allow),
+            "data": configured.data_identity(data),
+            "recipe": {**configured.recipe_identity(cfg, data), "epochs": recipe.epochs},
             "scratch": cfg.scratch,
             **hardware.identity,
         },
+        device=hardware.device,
+        strict=cfg.strict,
+        recompute=cfg.recompute,
     )
+    entry = stages.history_entry(run, cfg, scratch=cfg.scratch)
 
-    leaves = parent.extended(stages.history_entry(run, cfg, scratch=cfg.scratch))
+    def check() -> None:
+        configured.try_optimizer(cfg, recipe)
+        parent.opened().model(cfg, data, hardware)
 
     def work(logger) -> stages.Outcome:
-        model = parent.model(cfg, data, hardware)
+        start = parent.opened()
+        model = start.model(cfg, data, hardware)
         if cfg.scratch != "none":
-            _start_over(model, parent, seed, tuple(cfg.allow))
+            _start_over(model, start, seed, allow)
         model = fit(model, data, recipe, Plain(), run, hardware, logger, seed)
         return stages.Outcome(
             model,
-            leaves,
+            start.extended(entry),
             {
-                **stages.facts(run, cfg, data, hardware, parent.checkpoint.target, parent),
+                **stages.facts(run, seed, data, hardware, parent.checkpoint.target, parent),
                 "scratch": cfg.scratch,
                 "finetune_recipe": cfg.recipe.name,
                 "epochs": recipe.epochs,
@@ -79,18 +93,12 @@ def describe(cfg, parent=None):
             },
         )
 
-    if run.result is None:
-        configured.try_optimizer(cfg, recipe)
-    return stages.Stage(run, work, leaves, seed, parent, hardware, recipe.epochs)
+    leaves = parent.extended(entry)
+    return stages.Stage(run, work, check, leaves, seed, parent, hardware, recipe.epochs)
 
 
-def _start_over(model, parent, seed: int, allow: tuple[str, ...]) -> None:
+def _start_over(model: nn.Module, parent: stages.Parent, seed: int, allow: tuple) -> None:
     """New weights: those that the dense network would start from, cut to the thin shape."""
-    import torch
-
-    from slimming.checkpoint import build
-    from utils.data.seeding import mix
-
     torch.manual_seed(mix(seed, "initial weights", "scratch"))
     checkpoint = parent.checkpoint
     fresh = build(checkpoint.target, checkpoint.arguments, allow).state_dict()
@@ -101,22 +109,17 @@ def _start_over(model, parent, seed: int, allow: tuple[str, ...]) -> None:
                 tensor.copy_(new[tuple(slice(size) for size in tensor.shape)])
 
 
-def _scratch_epochs(scratch: str, parent, allow: tuple[str, ...]) -> int:
+def _scratch_epochs(scratch: str, parent: stages.Parent, allow: tuple) -> int:
     """As many epochs as the unpruned network was trained (E), or as much computation (B)."""
-    from utils.networks.cost import count_macs
-
     trained = [entry for entry in parent.checkpoint.history if "epochs" in entry]
     if not trained:
         raise ValueError("the checkpoint doesn't say how long the unpruned network was trained")
     epochs = trained[0]["epochs"]
     if scratch == "E":
         return epochs
-    from slimming.checkpoint import build, restore
-    from stages import NotYet
-
-    checkpoint = parent.checkpoint
+    checkpoint = parent.opened().checkpoint
     if not checkpoint.weights:
-        raise NotYet("the epochs of scratch=B depend on the MACs that the cut will leave")
+        raise stages.NotYet("the epochs of scratch=B depend on the MACs that the cut will leave")
     dense = build(checkpoint.target, checkpoint.arguments, allow)
     thin = restore(checkpoint, allow)
     shape = checkpoint.input_shape

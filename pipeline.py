@@ -12,75 +12,102 @@ import copy
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf, open_dict
 
 import finetune
 import prune
+import stages
 import train
+from utils.cli import configured, search, trial
 from utils.cli.script import script
+from utils.runs.folder import read_result
+from utils.runs.forecast import Forecast, forecast, total
 
 NOTES = "expected.jsonl"
+Step = tuple[Any, stages.Stage]  # a stage, and the config that its own script would have
 
 
 def pipeline(cfg) -> list[Path]:
-    """Run what is missing; return the folders of the stages, pass after pass."""
-    if not isinstance(cfg.passes, int) or cfg.passes < 0:
-        raise ValueError(f"passes is a number from 1 on, or 0 to train only; got {cfg.passes}")
-    if cfg.dry_run:
-        return [folder for folder, _ in _expected(cfg)]
+    """Run what is missing; return the folders of the stages, pass after pass.
+
+    Every stage is named, and whether it can work at all is checked, before the first one computes.
+
+    Raises:
+        ValueError: an option of any stage is wrong, or the network can't be cut.
+    """
+    steps = list(_named(cfg))
+    for _, stage in steps:
+        if stage.run.result is None:
+            stage.check()
     folders: list[Path] = []
-    for module, stage in _stages(cfg.passes):
-        parent = str(folders[-1]) if folders else cfg.ckpt
-        folders.append(stage(_for_stage(cfg, module is finetune, parent)))
+    for number, module in enumerate(_modules(cfg.passes)):
+        own, stage = steps[number] if number < len(steps) else _late(cfg, module, stage)
+        folders.append(stages.complete(own, stage, checked=True))
     if cfg.passes > 1:
         _summarise(folders)
     return folders
 
 
-def _stages(passes: int) -> list[tuple[Any, Any]]:
-    """(script, its stage), one after the other; without a pass, a training alone."""
-    one = [(train, train.train), (prune, prune.prune), (finetune, finetune.finetune)]
-    return one * passes or one[:1]
+def _modules(passes: int) -> list[ModuleType]:
+    """The scripts whose stages come one after the other; without a pass, a training alone."""
+    if not isinstance(passes, int) or passes < 0:
+        raise ValueError(f"passes is a number from 1 on, or 0 to train only; got {passes}")
+    return [train, prune, finetune] * passes or [train]
 
 
-def _expected(cfg) -> Iterator[tuple[Path, Any]]:
+def _named(cfg) -> Iterator[Step]:
+    """Every stage, as far as it has a name before those in front of it are finished."""
+    parent = None
+    for module in _modules(cfg.passes):
+        own = _for_stage(cfg, module is finetune, parent)
+        try:
+            stage = module.describe(own, parent)
+        except stages.NotYet as reason:
+            if cfg.dry_run:
+                print(f"the stages that follow have no name yet: {reason}")
+            return
+        yield own, stage
+        parent = stages.Parent.of(stage)
+
+
+def _late(cfg, module: ModuleType, before: stages.Stage) -> Step:
+    """A stage that had no name until the one before was finished."""
+    parent = stages.Parent.of(before).opened()
+    own = _for_stage(cfg, module is finetune, parent)
+    return own, module.describe(own, parent)
+
+
+def _expected(cfg) -> Iterator[tuple[Path, Forecast | bool | None]]:
     """Say what each stage would do; nothing is computed or written.
 
     Yields:
-        Each stage's folder, and whether it is finished (True) or how long it would take (a
-        `utils.runs.forecast.Forecast`, or None where nothing tells).
+        Each stage's folder, and whether it is finished (True) or how long it would take (None where
+        nothing tells).
     """
-    import stages
-    from utils.cli import configured
-    from utils.runs.forecast import forecast
-
-    parent = None
-    for number, (module, _) in enumerate(_stages(cfg.passes)):
+    for number, (own, stage) in enumerate(list(_named(cfg))):
         before = f"pass {number // 3 + 1}: " if cfg.passes > 1 else ""
-        try:
-            own = _for_stage(cfg, module is finetune, cfg.ckpt)
-            stage = module.describe(own, parent)
-        except stages.NotYet as reason:
-            print(f"{before}the stages that follow have no name yet: {reason}")
-            return
         done = stage.run.result is not None
+        if not done:
+            stage.check()
         time = done or forecast(stage, configured.plain(own))
         told = "" if done else f" ({time or 'time unknown: no finished run is like it'})"
         print(f"{before}{stage.run.folder} {stage.run.status()}{told}")
         yield stage.run.folder, time
-        parent = stages.Parent.of(stage)
 
 
-def _for_stage(cfg, tuning: bool, parent: str | None):
+def _for_stage(cfg, tuning: bool, parent: stages.Parent | None):
     """The config as a stage's own script would have it."""
-    from omegaconf import OmegaConf, open_dict
-
     new = copy.deepcopy(cfg)
     target = OmegaConf.to_container(cfg.model).get("_target_", "")
     with open_dict(new):
         if tuning:
             new.update(cfg.finetune)
-        new.ckpt = parent
+        if parent is not None:
+            new.ckpt = str(parent.path)
         # A class named on this command line is trusted.
         new.allow = [*cfg.allow, str(target).rpartition(".")[0]]
     return new
@@ -88,8 +115,6 @@ def _for_stage(cfg, tuning: bool, parent: str | None):
 
 def _summarise(folders: list[Path]) -> None:
     """Both columns of the paper's table, and what is left, pass after pass."""
-    from utils.runs.folder import read_result
-
     for number in range(1, len(folders) // 3 + 1):
         trained, _, tuned = (read_result(folder) for folder in folders[3 * number - 3 :][:3])
         first, last = (100 * result["accuracy"]["test"] for result in (trained, tuned))
@@ -102,8 +127,6 @@ def _summarise(folders: list[Path]) -> None:
 
 def _note(expected: Iterable[tuple[Path, Any]]) -> None:
     """Leave what is to be computed for `_sum_up`: a sweep's jobs may be other processes."""
-    from hydra.core.hydra_config import HydraConfig
-
     with open(Path(HydraConfig.get().sweep.dir) / NOTES, "a") as file:
         for folder, time in expected:
             if time is not True:
@@ -112,8 +135,6 @@ def _note(expected: Iterable[tuple[Path, Any]]) -> None:
 
 def _sum_up(notes: Path) -> None:
     """At the end of a dry run: all jobs' stages, each counted once."""
-    from utils.runs.forecast import Forecast, total
-
     path = notes / NOTES
     if not path.exists():  # no job came so far
         return
@@ -123,8 +144,6 @@ def _sum_up(notes: Path) -> None:
 
 @script("pipeline", after_dry_run=_sum_up)
 def main(cfg) -> Any:
-    from utils.cli import search, trial
-
     train.from_checkpoint(cfg)
     finetune.refuse_epochs_of_scratch(cfg.finetune.scratch, "finetune.epochs")
     if search.is_on():

@@ -9,82 +9,165 @@ Reads one checkpoint, writes one checkpoint. Shows what each layer would lose be
 proves that the thin network computes what the masked one computes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
+from hydra.utils import instantiate
+from torch import nn
+
+import stages
+from slimming import ChannelGraph, Plan, compensate, mask, plan, recalibrate, slim, trace, verify
+from slimming.checkpoint import compose
+from slimming.graph.graph import check_coupled
+from slimming.planning.budget import check_target
+from slimming.planning.planner import check_options, check_ratio
+from slimming.repair.compensate import check_compensation
+from utils.cli import configured
 from utils.cli.script import script
+from utils.data import Data
+from utils.data.seeding import mix
+from utils.networks.cost import latency
+from utils.networks.show import show_accuracies, show_plan
+from utils.runs.folder import Run
+from utils.training.method import check_needs, make, name_of, scoring_identity
 
 RATIO = 0.7  # unless a ratio or a target is given
-OPTIONS = ("floor", "refill", "round_to", "rounding", "scope", "combine", "dead", "unread")
+# Options of a cut and the value at which they say nothing in a run's name.
+PLAINEST = {
+    "floor": 1,
+    "refill": True,
+    "round_to": 1,
+    "rounding": "nearest",
+    "scope": "global",
+    "combine": "max",
+    "dead": "floor",
+    "unread": "keep",
+}
 
 
 def prune(cfg) -> Path:
     """Run or just find the cut that `cfg` describes; return its folder."""
-    import stages
-
     stage = describe(cfg)
     if cfg.dry_run:
         stage.preview()
-    return stages.complete(cfg, stage)
+    return stages.complete(cfg, stage, checked=True)  # its work begins with the same
 
 
-def describe(cfg, parent=None):
-    """The cut as a `stages.Stage`: named, not begun. `parent`: of `Parent.open`."""
-    from hydra.utils import instantiate
+def describe(cfg, parent: stages.Parent | None = None) -> stages.Stage:
+    """The cut as a stage: named, not begun; of `parent`, or as `cfg` says.
 
-    import stages
-    from slimming import plan
-    from utils.cli import configured
-    from utils.networks.show import show_plan
-    from utils.runs.folder import Run
-    from utils.training.method import scoring_identity
-
-    goal = what_to_cut(cfg)
-    if cfg.recalibrate < 0 or cfg.images < 1:
-        raise ValueError(
-            f"recalibrate and images are numbers of training images; got {cfg.recalibrate} and "
-            f"{cfg.images}"
-        )
-    described = configured.plain(cfg.method)
+    Raises:
+        ValueError: an option is out of range, or there are no such data.
+    """
+    goal, method = what_to_cut(cfg), configured.plain(cfg.method)
+    options = _options(cfg, goal)
+    check_needs(method, cfg)
     if parent is None:
         advice = "run `python train.py` first"
-        parent = stages.Parent.open(stages.find_parent(cfg, _trained_for(described), advice))
+        parent = stages.Parent.open(stages.find_parent(cfg, _trained_for(method), advice))
     hardware = instantiate(cfg.hardware)
     data = parent.data(cfg, hardware)
-    options = {key: cfg[key] for key in OPTIONS}
-    seed = parent.facts.get("seed", cfg.seed)
+    seed = parent.facts.get("seed", 0) if cfg.seed is None else cfg.seed
+    after = {"compensate": cfg.compensate, "recalibrate": min(cfg.recalibrate, len(data.train))}
+    seen = {} if cfg.compensate == "none" else {"images": min(cfg.images, len(data.train))}
     run = Run(
         cfg.runs_dir,
         "prune",
-        f"{parent.row}-{_goal_label(goal)}{_options_label(cfg)}",
+        f"{parent.row}-{_goal_label(goal)}{_options_label(method, cfg.coupled, options, after)}",
         seed,
         {
             "parent": parent.identity,
-            "data": data.fingerprint,
-            "method": scoring_identity(described),
+            **parent.source(tuple(cfg.allow)),
+            "data": configured.data_identity(data),
+            "method": scoring_identity(method),
             "plan": {"_target_": "slimming.plan", **goal, **options},
             **({} if cfg.coupled == "prune" else {"coupled": cfg.coupled}),
-            "after": {
-                **{key: cfg[key] for key in ("compensate", "recalibrate")},
-                **({} if cfg.compensate == "none" else {"images": cfg.images}),
-            },
-            "precision": hardware.precision,
+            "after": {**after, **seen},
+            **hardware.numerics,
         },
+        device=hardware.device,
+        strict=cfg.strict,
+        recompute=cfg.recompute,
     )
+    entry = stages.history_entry(run, cfg, **goal)
 
-    def work(logger) -> stages.Outcome:
-        return _cut(cfg, run, parent, data, hardware, goal, planned())
-
-    def planned() -> tuple:
-        model = parent.model(cfg, data, hardware)
+    def planned() -> tuple[nn.Module, ChannelGraph, Plan]:
+        model = parent.opened().model(cfg, data, hardware)
         graph, scores = _score(cfg, model, data, seed)
         measure = _timer(model, graph, data, hardware)
         keep = plan(graph, scores, **goal, measure=measure, **options)
         show_plan(model, graph, scores, keep)
         return model, graph, keep
 
-    leaves = parent.extended(stages.history_entry(run, cfg, **goal))
-    return stages.Stage(run, work, leaves, seed, parent, hardware, preview=planned)
+    def check() -> None:
+        start = parent.opened()
+        if not start.checkpoint.weights and _is_thin(start):
+            return  # a second cut: the network isn't known before the first
+        graph = trace(start.model(cfg, data, hardware), _example(data, seed), cfg.coupled)
+        _try_plan(graph, goal, options)
+
+    def work(logger) -> stages.Outcome:
+        model, graph, keep = planned()
+        thin, cut = _cut(cfg, model, graph, keep, data, hardware, seed)
+        timer = _timer(model, graph, data, hardware, repeats=50)
+        share, over = _time_again(goal, keep, timer)
+        asked = {"ratio": 1 - keep.kept / keep.total, **goal}  # with a target, what it took
+        start = parent.opened()
+        return stages.Outcome(
+            thin,
+            start.extended({**entry, **asked}, compose(start.checkpoint.keep, keep)),
+            {
+                **stages.facts(run, seed, data, hardware, parent.checkpoint.target, parent),
+                "target": None,
+                **asked,
+                "safe_ratio": keep.safe_ratio,
+                "method": name_of(method),
+                "epochs": None,
+                **after,
+                "plan": {
+                    "kept": keep.kept,
+                    "total": keep.total,
+                    "latency": share,  # of the time, if that was the target
+                    "keep": {gate: indices.tolist() for gate, indices in keep.items()},
+                },
+                "shortfalls": [*keep.shortfalls, *over],
+                **cut,
+            },
+        )
+
+    return stages.Stage(
+        run, work, check, parent.extended(entry), seed, parent, hardware, preview=planned
+    )
+
+
+def _options(cfg, goal: dict[str, Any]) -> dict[str, Any]:
+    """The options of `plan`, all of them possible; those that change nothing at their default.
+
+    Raises:
+        ValueError: one is out of range.
+    """
+    options = {key: cfg[key] for key in PLAINEST}
+    check_options(**{key: value for key, value in options.items() if key != "refill"})
+    check_compensation(cfg.compensate)
+    check_coupled(cfg.coupled)
+    if cfg.recalibrate < 0 or cfg.images < 1:
+        raise ValueError(
+            f"recalibrate and images are numbers of training images; got {cfg.recalibrate} and "
+            f"{cfg.images}"
+        )
+    idle = {
+        "rounding": "round_to=1" if options["round_to"] == 1 else "",
+        "refill": "scope=layer" if options["scope"] == "layer" else "",
+    }
+    if "target" in goal:
+        idle["refill"] = "a target"
+    for key, cause in idle.items():
+        if cause and options[key] != PLAINEST[key]:
+            print(f"note: {key}={options[key]} changes nothing with {cause}")
+            options[key] = PLAINEST[key]
+    return options
 
 
 def _trained_for(method: dict):
@@ -99,8 +182,6 @@ def what_to_cut(cfg) -> dict:
     Raises:
         ValueError: both are given, or what is given is none.
     """
-    from slimming.planning.planner import check_ratio, check_target
-
     if not isinstance(cfg.target or {}, Mapping):
         raise ValueError(f"target needs a name, such as target.macs={cfg.target}")
     target = {name: value for name, value in (cfg.target or {}).items() if value is not None}
@@ -113,12 +194,30 @@ def what_to_cut(cfg) -> dict:
     return {"target": target}
 
 
-def _timer(model, graph, data, hardware, repeats: int = 15):
-    """plan -> time of the thin network as a share of the dense one's, on this machine."""
-    from slimming import slim
-    from utils.networks.cost import latency
+def _example(data: Data, seed: int) -> torch.Tensor:
+    return next(data.sample(2, seed=seed))
 
-    def measure(keep) -> float:
+
+def _is_thin(parent: stages.Parent) -> bool:
+    return any(entry.get("stage") == "prune" for entry in parent.checkpoint.history)
+
+
+def _try_plan(graph: ChannelGraph, goal: dict[str, Any], options: dict[str, Any]) -> None:
+    """Plan with scores that spread evenly over every layer: whether the goal is in reach at all.
+
+    Raises:
+        ValueError: nothing can be cut, or not so much.
+    """
+    even = {gate: torch.linspace(0, 1, len(ids)) for gate, ids in graph.gates.items()}
+    target = {name: limit for name, limit in goal.get("target", {}).items() if name != "latency"}
+    trial = {"target": target} if target else {"ratio": goal.get("ratio", 0.01)}
+    plan(graph, even, **trial, **{**options, "dead": options["dead"].replace("error", "floor")})
+
+
+def _timer(model, graph, data, hardware, repeats: int = 15) -> Callable[[Plan], float]:
+    """plan -> time of the thin network as a share of the dense one's, on this machine."""
+
+    def measure(keep: Plan) -> float:
         pair = {"dense": model, "thin": hardware.place(slim(model, graph, keep))}
         times = latency(pair, data.input_shape, (64,), repeats, device=hardware.device)
         dense, thin = (times[name]["64"]["median_ms"] for name in pair)
@@ -139,31 +238,20 @@ def _time_again(goal: dict, keep, timer) -> tuple[float | None, list[str]]:
     return share, [over] if share > asked else []
 
 
-def _score(cfg, model, data, seed: int) -> tuple:
-    import torch
-
-    from slimming import trace
-    from utils.cli import configured
-    from utils.data.seeding import mix
-    from utils.training.method import make
-
-    graph = trace(model, next(data.sample(2, seed=seed)), cfg.coupled)
+def _score(cfg, model: nn.Module, data: Data, seed: int) -> tuple[ChannelGraph, dict]:
+    graph = trace(model, _example(data, seed), cfg.coupled)
     method = make(configured.plain(cfg.method), strength=0.0)
     images = data.sample(min(512, len(data.train)), seed=seed)
     torch.manual_seed(mix(seed, "scores"))  # for a method that draws
     return graph, method.scores(model, graph, images)
 
 
-def _cut(cfg, run, parent, data, hardware, goal: dict, planned: tuple):
-    """Cut, prove, compensate if asked, recalibrate; accuracy after each step."""
-    import stages
-    from slimming import compensate, mask, recalibrate, slim, verify
-    from slimming.checkpoint import compose
-    from utils.networks.show import show_accuracies
-    from utils.training.method import name_of
+def _cut(cfg, model, graph, keep: Plan, data: Data, hardware, seed: int) -> tuple[nn.Module, dict]:
+    """Cut, prove, compensate if asked, recalibrate -> the thin network, accuracy after each step.
 
-    model, graph, keep = planned
-    seed = parent.facts.get("seed", cfg.seed)
+    Raises:
+        RuntimeError: the thin network isn't the masked one.
+    """
     thin = slim(model, graph, keep)
     proof = verify(model, graph, keep, thin, next(data.sample(min(8, len(data.train)), seed=seed)))
     if not proof.holds:
@@ -176,7 +264,7 @@ def _cut(cfg, run, parent, data, hardware, goal: dict, planned: tuple):
         "cut": stages.accuracies(thin, data, hardware),
     }
 
-    def images(number: int) -> list:
+    def images(number: int) -> list[torch.Tensor]:
         if number > len(data.train):
             print(f"using all {len(data.train)} training images: there are no more")
         return list(data.sample(min(number, len(data.train)), seed=seed))
@@ -189,36 +277,12 @@ def _cut(cfg, run, parent, data, hardware, goal: dict, planned: tuple):
         recalibrate(thin, images(cfg.recalibrate))
         reached["recalibrated"] = stages.accuracies(thin, data, hardware)
     show_accuracies(reached)
-    kept = {gate: indices.tolist() for gate, indices in keep.items()}
-    share, over = _time_again(goal, keep, _timer(model, graph, data, hardware, repeats=50))
-    asked = {"ratio": 1 - keep.kept / keep.total, **goal}  # with a target, what it took
-    return stages.Outcome(
-        thin,
-        parent.extended(
-            stages.history_entry(run, cfg, **asked), compose(parent.checkpoint.keep, keep)
-        ),
-        {
-            **stages.facts(run, cfg, data, hardware, parent.checkpoint.target, parent),
-            "target": None,
-            **asked,
-            "safe_ratio": keep.safe_ratio,
-            "method": name_of(cfg.method),
-            "epochs": None,
-            "accuracy": list(reached.values())[-1],
-            "variants": reached,
-            "compensate": cfg.compensate,
-            "recalibrate": min(cfg.recalibrate, len(data.train)),
-            "folded": [vars(layer) for layer in folded],
-            "plan": {
-                "kept": keep.kept,
-                "total": keep.total,
-                "latency": share,  # of the time, if that was the target
-                "keep": kept,
-            },
-            "shortfalls": [*keep.shortfalls, *over],
-            "certificate": proof.as_dict(),
-        },
-    )
+    return thin, {
+        "accuracy": list(reached.values())[-1],
+        "variants": reached,
+        "folded": [vars(layer) for layer in folded],
+        "certificate": proof.as_dict(),
+    }
 
 
 def _goal_label(goal: dict) -> str:
@@ -227,24 +291,20 @@ def _goal_label(goal: dict) -> str:
     return "-".join(f"{name}{limit:g}" for name, limit in goal["target"].items())
 
 
-def _options_label(cfg) -> str:
+def _options_label(method: dict, coupled: str, options: dict, after: dict) -> str:
     """What differs from the plainest cut, for the run's name."""
-    from utils.training.method import name_of
-
-    method = name_of(cfg.method)
+    said = {"floor": "floor{:g}", "refill": "norefill", "round_to": "x{}", "unread": "{}unread"}
+    differs = [
+        said.get(key, "{}").format(value)
+        for key, value in options.items()
+        if value != PLAINEST[key]
+    ]
     parts = [
-        method if method != "slimming" else "",
-        f"floor{cfg.floor:g}" if cfg.floor != 1 else "",
-        "" if cfg.refill else "norefill",
-        f"x{cfg.round_to}" if cfg.round_to != 1 else "",
-        cfg.rounding if cfg.rounding != "nearest" else "",
-        cfg.scope if cfg.scope != "global" else "",
-        f"{cfg.coupled}coupled" if cfg.coupled != "prune" else "",
-        cfg.combine if cfg.combine != "max" else "",
-        cfg.dead if cfg.dead != "floor" else "",
-        f"{cfg.unread}unread" if cfg.unread != "keep" else "",
-        cfg.compensate if cfg.compensate != "none" else "",
-        f"rc{cfg.recalibrate}" if cfg.recalibrate else "",
+        name_of(method) if name_of(method) != "slimming" else "",
+        *differs,
+        f"{coupled}coupled" if coupled != "prune" else "",
+        after["compensate"] if after["compensate"] != "none" else "",
+        f"rc{after['recalibrate']}" if after["recalibrate"] else "",
     ]
     return "".join(f"-{part}" for part in parts if part)
 

@@ -129,7 +129,7 @@ def _time(runs: list[dict], allow: tuple[str, ...]) -> None:
     """Measure every distinct network, side by side in this process; keep it beside each run."""
     from slimming import checkpoint as artifact
     from utils.networks.cost import latency
-    from utils.runs.folder import machine
+    from utils.runs.environment import machine
     from utils.runs.results import write_text
 
     by_shape: dict[tuple, dict] = {}

@@ -48,7 +48,7 @@ from benchmarks.coverage_table import BUDGET, Row, cells, page
 from benchmarks.coverage_tools import TOOLS, channels
 from slimming.checkpoint import write_atomically
 from utils.networks.cost import count_macs
-from utils.runs.folder import commit, machine, versions
+from utils.runs.environment import commit, machine, versions
 
 ROOT = Path(__file__).resolve().parents[1]
 PEER = "1.6.1"  # of torch-pruning

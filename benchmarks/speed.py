@@ -40,7 +40,7 @@ from slimming import plan, slim, trace
 from slimming.checkpoint import read, restore
 from slimming.surgery.fold import fold
 from utils.networks.cost import count_macs
-from utils.runs.folder import commit, machine, versions
+from utils.runs.environment import commit, machine, versions
 from utils.runs.results import write_text
 from utils.training.hardware import choose
 

@@ -39,7 +39,8 @@ from engine import fit
 from models.vgg import VGG
 from slimming.methods.slimming import Slimming
 from utils.data.sets import Data, fake
-from utils.runs.folder import Run, commit, machine, versions
+from utils.runs.environment import commit, machine, versions
+from utils.runs.folder import Run
 from utils.training import schedules
 from utils.training.hardware import Hardware, choose
 from utils.training.recipe import Recipe

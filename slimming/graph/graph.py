@@ -117,6 +117,15 @@ class _Parts(fx.Proxy):
         return super().__getitem__(which)
 
 
+def check_coupled(coupled: str) -> None:
+    """
+    Raises:
+        ValueError: coupled channels can't be treated like this.
+    """
+    if coupled not in get_args(Coupled):
+        raise ValueError(f"coupled is one of {', '.join(get_args(Coupled))}; got {coupled!r}")
+
+
 def trace(model: nn.Module, example: Any, coupled: Coupled = "prune") -> ChannelGraph:
     """Find the channels of `model` that can be cut.
 
@@ -129,8 +138,7 @@ def trace(model: nn.Module, example: Any, coupled: Coupled = "prune") -> Channel
         ValueError: the network can't be traced, or can't take this input.
     """
     _refuse(model)
-    if coupled not in get_args(Coupled):
-        raise ValueError(f"coupled is one of {', '.join(get_args(Coupled))}; got {coupled!r}")
+    check_coupled(coupled)
     inputs = tuple(example) if isinstance(example, (tuple, list)) else (example,)
     inputs = tree_map(_meta_batch, inputs)
     labels, walks = Labels(), []

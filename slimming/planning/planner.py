@@ -108,7 +108,7 @@ def plan(
     """
     _check_goal(ratio, target, measure)
     words = {"rounding": rounding, "scope": scope, "combine": combine, "dead": dead}
-    _check_options(floor, round_to, unread=unread, **words)
+    check_options(floor, round_to, unread=unread, **words)
     if (ratio or target) and not graph.gates:
         raise ValueError(_nothing_to_cut(graph))
     ranking = rank(graph, scores, scope, combine)
@@ -213,7 +213,12 @@ def _check_goal(
         )
 
 
-def _check_options(floor: float, round_to: int, **words: str) -> None:
+def check_options(floor: float, round_to: int, **words: str) -> None:
+    """What of a plan's options can be judged without a network.
+
+    Raises:
+        ValueError: one is out of range, or none of its choices.
+    """
     if isinstance(floor, bool) or not isinstance(floor, (int, float)) or not 0 <= floor < math.inf:
         raise ValueError(f"floor is a number of channels, or a share below 1; got {floor!r}")
     if floor > 1 and floor != int(floor):

@@ -35,6 +35,15 @@ class Folded:
     # everything that varies from image to image
 
 
+def check_compensation(mode: str) -> None:
+    """
+    Raises:
+        ValueError: there is no such compensation.
+    """
+    if mode not in COMPENSATIONS:
+        raise ValueError(f"compensate is one of {', '.join(COMPENSATIONS)}; got {mode!r}")
+
+
 @torch.no_grad()
 def compensate(
     model: nn.Module,
@@ -59,8 +68,7 @@ def compensate(
     Raises:
         ValueError: unknown mode, no images, or NaN or infinity on them; `thin` is as before.
     """
-    if mode not in COMPENSATIONS:
-        raise ValueError(f"compensate is one of {', '.join(COMPENSATIONS)}; got {mode!r}")
+    check_compensation(mode)
     if mode == "none":
         return []
     check_graph(model, graph, keep)

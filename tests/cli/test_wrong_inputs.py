@@ -18,7 +18,7 @@ from prune import prune
 from slimming.checkpoint import read
 from terminal import refusal, terminal
 from train import train
-from utils.runs.folder import commit
+from utils.runs.environment import commit
 from utils.training.tracking import NoLogger
 
 FAST = ("epochs=3", "finetune.epochs=1", "method.strength=2.0")

@@ -13,6 +13,7 @@ from torch import nn
 
 from utils.data.sets import Data
 from utils.data.streaming import Streamed
+from utils.networks.own_code import source_of
 from utils.training.hardware import Hardware
 from utils.training.recipe import Recipe
 
@@ -81,7 +82,18 @@ def _try(cfg: DictConfig, part: str, call: Callable[[], Any]) -> None:
         raise ValueError(f"recipe.{part} can't be made of {said}: {error}") from error
 
 
-def recipe_identity(cfg: DictConfig) -> dict[str, Any]:
-    """The part of a recipe that can change the result."""
+def recipe_identity(cfg: DictConfig, data: Data | Streamed) -> dict[str, Any]:
+    """The part of a recipe that can change the result; a batch is no larger than the data."""
     recipe = {key: plain(cfg.recipe[key]) for key in ("batch_size", "optimizer", "schedule")}
-    return {**recipe, "epochs": cfg.epochs}
+    size = min(recipe["batch_size"], len(data.train))
+    return {**recipe, "epochs": cfg.epochs, "batch_size": size}
+
+
+def data_identity(data: Data | Streamed) -> dict[str, str]:
+    """What the images are, and the code that augments, orders and splits them."""
+    return {"contents": data.fingerprint, **source_of(type(data))}
+
+
+def decays(cfg: DictConfig) -> bool:
+    """Whether weights decay, so that it matters whether gammas do."""
+    return cfg.recipe.optimizer.get("weight_decay") != 0

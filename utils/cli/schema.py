@@ -9,9 +9,11 @@ from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf
 TYPES = {
     "common": {
         "runs_dir": StringNode("runs", is_optional=False),
-        "seed": IntegerNode(0, is_optional=False),
+        "seed": IntegerNode(None),
         "device": StringNode("auto", is_optional=False),
         "dry_run": BooleanNode(False, is_optional=False),
+        "strict": BooleanNode(False, is_optional=False),
+        "recompute": BooleanNode(False, is_optional=False),
     },
     "cut": {
         "ratio": FloatNode(None),

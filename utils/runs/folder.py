@@ -1,22 +1,16 @@
 """Run folders: what a stage is called, whether it is done, how it goes on, what it leaves.
 
-A folder is named by a hash of everything that can change the result; what can't (device, logger,
-paths) is left out. `result.json` is written last: where it is, the stage is done.
+A folder is named by a hash of everything that is asked for and can change the result; what can't
+(logger, paths) is left out. `result.json` is written last: where it is, the stage is done.
 """
 
 import json
-import os
-import platform
 import re
-import shlex
-import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import lru_cache
-from importlib.metadata import version
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +18,23 @@ import torch
 from filelock import FileLock, Timeout
 
 from slimming.checkpoint import write_atomically
+from utils.runs.environment import command, differences, environment, machine
 from utils.runs.identity import digest
 
 SCHEMA = 1  # of result.json
+LOCKS = ".locks"  # not in the folders: a lock that is deleted locks nothing
+GONE = "its weights (model.pt) were deleted; recompute=true computes it again"
 
 
 class Run:
-    """One stage's folder: config.yaml, metrics.jsonl, resume.pt, model.pt, result.json."""
+    """One stage's folder: config.yaml, metrics.jsonl, resume.pt, model.pt, result.json; error.txt
+    where it failed.
+
+    Args:
+        device: on which it computes now, if it does.
+        strict: what was computed with other code, threads or the like is an error.
+        recompute: a result whose weights were deleted counts as none.
+    """
 
     def __init__(
         self,
@@ -39,24 +43,33 @@ class Run:
         row: str,
         seed: int,
         identity: Mapping[str, Any],
+        device: torch.device | str = "cpu",
+        strict: bool = False,
+        recompute: bool = False,
     ):
         self.stage, self.row, self.label = stage, row, f"{row}-s{seed}"
         identity = {"stage": stage, "seed": seed, **identity}
-        label = self.label
-        self.name = f"{re.sub(r'[^A-Za-z0-9_.+-]+', '_', label)}-{digest(identity)}"
-        self.folder = Path(runs_dir) / self.name
-        self.commit = commit()
+        self.name = f"{re.sub(r'[^A-Za-z0-9_.+-]+', '_', self.label)}-{digest(identity)}"
+        self.folder = Path(runs_dir).expanduser() / self.name
+        self.device, self.strict, self.recompute = device, strict, recompute
+        self.environment = environment(device)
         self._started, self._before = time.monotonic(), 0.0
+        self._earlier: list[dict[str, Any]] = []  # environments in which it was begun
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """What the finished stage left, or None while it isn't finished."""
-        return read_result(self.folder)
+        """What the finished stage left, or None while it isn't finished (or has to be again)."""
+        result = read_result(self.folder)
+        return None if self.recompute and not self.has_weights else result
+
+    @property
+    def has_weights(self) -> bool:
+        return (self.folder / "model.pt").is_file()
 
     def status(self) -> str:
         """What asking for this run would do, in words; nothing is written."""
         if (done := self.result) is not None:
-            return f"is finished{self.of_other_code(done)}"
+            return f"is finished{self.remarks(done)}"
         if held(self.folder):
             return "is being computed by another process"
         epoch, step = self.progress()
@@ -64,12 +77,29 @@ class Run:
             return f"would go on at epoch {epoch + 1}" + (f", step {step + 1}" if step else "")
         return "would be computed"
 
-    def of_other_code(self, result: Mapping[str, Any]) -> str:
-        """ " (computed at commit X, this is Y)", or nothing where they are the same."""
-        theirs = result.get("commit")
-        if theirs == self.commit:
-            return ""
-        return f" (computed at commit {theirs}, this is {self.commit})"
+    def remarks(self, result: Mapping[str, Any]) -> str:
+        """ " (computed with ...)": what a finished run was computed with that isn't so here.
+
+        Raises:
+            ValueError: there is something, and strict=true.
+        """
+        told = [] if self.has_weights else [GONE]
+        if other := self.unlike(result):
+            told.append(f"computed with {other}")
+            self.insist(f"{self.folder} was computed with {other}")
+        return f" ({'; '.join(told)})" if told else ""
+
+    def unlike(self, result: Mapping[str, Any]) -> str:
+        """What a result was computed with that isn't so here, in words, or ""."""
+        return differences(result, self.environment)
+
+    def insist(self, difference: str) -> None:
+        """
+        Raises:
+            ValueError: strict=true allows no difference.
+        """
+        if self.strict:
+            raise ValueError(f"strict=true: {difference}; delete the folder to compute it again")
 
     def progress(self) -> tuple[int, int]:
         """Epochs, and steps of the next one, after which resuming would go on."""
@@ -78,28 +108,57 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder; a second process waits. The lock of a dead process is free."""
+        """Hold the run; a second process waits, and takes over when the first one fails.
+
+        The lock of a dead process is free. Whatever goes wrong, nothing in the folder is deleted
+        but what was left of an older failure and, where nothing else is in it, the folder.
+        """
+        file = lock_of(self.folder)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.folder / ".lock")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(file)
             try:
                 lock.acquire(timeout=0)
             except Timeout:
                 print(f"{self.name} is being computed by another process: waiting for it")
                 lock.acquire()
-            self._started = time.monotonic()  # waiting for another process doesn't count
-            self.folder.mkdir(exist_ok=True)  # the other process may have failed and tidied up
+                if (reason := failure(self.folder)) is not None:
+                    print(f"the other process failed ({reason}): computing {self.name} here")
         except OSError as error:
-            raise OSError(
-                f"can't write to the run folder {self.folder} ({error.strerror or error}); "
-                f"choose another place with runs_dir=..."
-            ) from error
+            raise self._unwritable(error) from error
+        self._started = time.monotonic()  # waiting for another process doesn't count
         try:
+            try:
+                self.folder.mkdir(exist_ok=True)
+            except OSError as error:
+                raise self._unwritable(error) from error
             yield
         finally:
-            if not any((self.folder / name).exists() for name in ("resume.pt", "model.pt")):
-                shutil.rmtree(self.folder)  # it failed before anything was worth keeping
+            with suppress(OSError):  # it holds something
+                self.folder.rmdir()
             lock.release()
+
+    def _unwritable(self, error: OSError) -> OSError:
+        return OSError(
+            f"can't write to the run folder {self.folder} ({error.strerror or error}); "
+            f"choose another place with runs_dir=..."
+        )
+
+    def begin(self, config: str) -> None:
+        """Write what is asked for, in place of what is left of an older failure."""
+        (self.folder / "error.txt").unlink(missing_ok=True)
+        self.write("config.yaml", config)
+
+    def fail(self, reason: str) -> None:
+        """Leave why it failed, for whoever waits for it and for whoever looks later."""
+        with suppress(OSError):  # the disk may be what failed
+            self.write("error.txt", reason + "\n")
+
+    def give_up(self) -> None:
+        """Stopped by hand before anything was saved: what it wrote goes."""
+        if {file.name for file in self.folder.iterdir()} <= {"config.yaml", "metrics.jsonl"}:
+            for file in self.folder.iterdir():
+                file.unlink()
 
     @property
     def seconds(self) -> float:
@@ -107,19 +166,31 @@ class Run:
         return self._before + time.monotonic() - self._started
 
     def save_resume(self, state: dict[str, Any]) -> None:
-        state = {**state, "seconds": self.seconds}
+        whole = [*self._earlier, self.environment]
+        state = {**state, "seconds": self.seconds, "environments": whole}
         with self.writing("resume.pt") as path:
             write_atomically(path, lambda file: torch.save(state, file))
 
     def load_resume(self) -> dict[str, Any] | None:
-        """What was saved last, or None.
+        """What was saved last, or None. Says what has changed since; result.json will, too.
 
         Raises:
-            ValueError: the file is broken (not by us: it is replaced in one step).
+            ValueError: the file is broken (not by us: it is replaced in one step); or something
+                has changed, and strict=true.
         """
         saved = _load_resume(self.folder / "resume.pt")
         if saved is not None:
             self._before = saved["seconds"]
+            earlier = saved.get("environments", [])
+            # The engine sets the threads of a resumed run to what they were.
+            now = {**self.environment, "threads": saved.get("threads")}
+            self.environment = now | {"threads": now["threads"] or torch.get_num_threads()}
+            if earlier and (other := differences(earlier[-1], self.environment)):
+                self.insist(f"{self.folder} was begun with {other}")
+                print(f"{self.name} was begun with {other}: result.json will say so")
+                self._earlier = earlier
+            else:
+                self._earlier = earlier[:-1]
         return saved
 
     def write_rows(self, rows: list[dict[str, Any]]) -> None:
@@ -147,6 +218,7 @@ class Run:
 
     def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Write result.json, which makes the stage done, and drop what only resuming needed."""
+        begun = {"begun_with": self._earlier} if self._earlier else {}
         whole = {
             "schema": SCHEMA,
             "name": self.name,
@@ -154,10 +226,10 @@ class Run:
             **result,
             "bytes": (self.folder / "model.pt").stat().st_size,
             "command": command(),
-            "commit": self.commit,
-            "versions": versions(),
-            "threads": torch.get_num_threads(),
-            "machine": machine(result.get("device", "cpu")),
+            **self.environment,
+            **begun,
+            "machine": machine(str(self.device)),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(self.seconds, 2),
         }
         self.write("result.json", json.dumps(whole, indent=1, allow_nan=False) + "\n")
@@ -176,9 +248,13 @@ def _load_resume(path: Path, mmap: bool = False) -> dict[str, Any] | None:
         raise ValueError(f"{path} is broken: delete it to start this run over") from error
 
 
+def lock_of(folder: Path) -> Path:
+    return folder.parent / LOCKS / f"{folder.name}.lock"
+
+
 def held(folder: Path) -> bool:
     """Whether a living process computes in this folder; the lock of a dead one is free."""
-    lock = folder / ".lock"
+    lock = lock_of(folder)
     if not lock.is_file():
         return False
     try:
@@ -188,6 +264,14 @@ def held(folder: Path) -> bool:
         return True
     except OSError:  # a place that can't be written to: nobody computes there
         return False
+
+
+def failure(folder: Path) -> str | None:
+    """Why the last try in this folder failed, or None."""
+    try:
+        return (folder / "error.txt").read_text("utf-8").strip()
+    except (OSError, ValueError):
+        return None
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
@@ -200,7 +284,7 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        result = json.loads(path.read_text())
+        result = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is broken: delete it to compute this run again") from error
     if not isinstance(result, dict) or result.get("schema") != SCHEMA:
@@ -212,8 +296,8 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     return result
 
 
-def newest(runs_dir: str | Path, fits: Any, advice: str) -> Path:
-    """The run folder finished last whose result `fits`.
+def newest(runs_dir: str | Path, fits: Callable[[dict], bool], advice: str) -> Path:
+    """The run folder finished last, by the date in its result, whose result `fits`.
 
     Raises:
         FileNotFoundError: there is none; the message is `advice`.
@@ -221,55 +305,12 @@ def newest(runs_dir: str | Path, fits: Any, advice: str) -> Path:
     found = []
     for path in Path(runs_dir).glob("*/result.json"):
         try:
-            if fits(read_result(path.parent)):
-                found.append((path.stat().st_mtime, path.parent))
+            result = read_result(path.parent)
+            if fits(result):
+                # Older results have no date: before all others, by the date of their file.
+                found.append((result.get("finished", ""), path.stat().st_mtime, path.parent))
         except (ValueError, KeyError, TypeError):
             print(f"{path} is not a result of this version: passed over", file=sys.stderr)
     if not found:
         raise FileNotFoundError(advice)
-    return max(found)[1]
-
-
-def machine(device: str = "cpu") -> dict[str, Any]:
-    """What the numbers were measured on; the GPU only where one was used."""
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.+)", info.read_text()) if info.exists() else []
-    return {
-        "cpu": names[0] if names else platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if device.startswith("cuda") else None,
-        "system": f"{platform.system()} {platform.machine()}",
-    }
-
-
-def versions() -> dict[str, str]:
-    return {
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "torchvision", "hydra-core", "thop")},
-    }
-
-
-@lru_cache  # of the code this process loaded, whatever happens to the files
-def commit() -> str:
-    """The commit of the code, with a + when files that git knows were changed."""
-    root = Path(__file__).resolve().parents[2]
-
-    def git(*words: str) -> str:
-        # Asking writes nothing: killed, or on a full disk, git would leave its index locked.
-        asked = ["git", "--no-optional-locks", *words]
-        done = subprocess.run(asked, cwd=root, capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    try:
-        head = git("rev-parse", "--short=10", "HEAD")
-        changed = git("status", "--porcelain", "--untracked-files=no")
-    except FileNotFoundError:
-        return "unknown"
-    return (head or "unknown") + ("+" if changed else "")
-
-
-def command() -> str:
-    """As a person would type it again."""
-    script, *arguments = sys.argv
-    return shlex.join(["python", Path(script).name, *arguments])
+    return max(found)[2]

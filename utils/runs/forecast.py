@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from utils.runs.folder import machine
+from utils.runs.environment import machine
 from utils.runs.results import readable
 from utils.runs.units import duration
 

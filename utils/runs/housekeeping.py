@@ -5,9 +5,11 @@ A run stands on its parent: without the parent's folder, asking for it again com
 
 import re
 import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,20 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from utils.runs.folder import held
-from utils.runs.results import STAGES, readable
+from utils.runs.folder import failure, held, lock_of
+from utils.runs.results import STAGES, metrics, readable
 from utils.runs.units import duration, si
 
 NAME = re.compile(r".+-[0-9a-f]{8}")
-OURS = {".lock", "config.yaml", "metrics.jsonl", "result.json", "latency.json", "wandb"}
+OURS = {
+    ".lock",
+    "error.txt",
+    "config.yaml",
+    "metrics.jsonl",
+    "result.json",
+    "latency.json",
+    "wandb",
+}
 OURS |= {"model.pt", "resume.pt"}
 
 
@@ -29,8 +39,9 @@ class Folder:
     """A run's folder, finished or not."""
 
     path: Path
+    run: str  # its name, which the folder was given at first
     stage: str  # "?" where it was killed before it could say
-    state: str  # finished, running, interrupted after 3 epochs, unreadable
+    state: str  # finished, running, interrupted after 3 epochs, failed: why, unreadable
     parent: str | None  # the run it stands on
     modified: float
     size: int  # bytes
@@ -42,7 +53,7 @@ class Folder:
 
     @property
     def finished(self) -> bool:
-        return self.state == "finished"
+        return self.state.startswith("finished")
 
 
 def folders(runs_dir: Path) -> list[Folder]:
@@ -53,10 +64,16 @@ def folders(runs_dir: Path) -> list[Folder]:
     """
     if not runs_dir.is_dir():
         raise FileNotFoundError(f"there is no folder {runs_dir}/: say runs_dir=...")
-    paths = [path for path in sorted(runs_dir.iterdir()) if NAME.fullmatch(path.name)]
-    found = [_look(path) for path in paths if path.is_dir() and not path.is_symlink()]
-    parents = {folder.name: folder.parent for folder in found}
-    return sorted(found, key=lambda folder: (_generation(folder.name, parents), folder.name))
+    paths = [path for path in sorted(runs_dir.iterdir()) if path.is_dir()]
+    found = [_look(path) for path in paths if _is_run(path) and not path.is_symlink()]
+    parents = {folder.run: folder.parent for folder in found}
+    return sorted(found, key=lambda folder: (_generation(folder.run, parents), folder.name))
+
+
+def _is_run(path: Path) -> bool:
+    """By its name, or, where somebody renamed it, by what lies in it."""
+    inside = any((path / name).is_file() for name in ("result.json", "config.yaml"))
+    return inside or NAME.fullmatch(path.name) is not None
 
 
 def _generation(name: str, parents: Mapping[str, str | None]) -> int:
@@ -68,11 +85,12 @@ def _generation(name: str, parents: Mapping[str, str | None]) -> int:
 
 
 def standing_on(every: Sequence[Folder]) -> dict[str, list[str]]:
-    """{run: those that stand on it directly}."""
+    """{folder: those that stand on it directly}."""
     names: dict[str, list[str]] = {folder.name: [] for folder in every}
+    folder_of = {folder.run: folder.name for folder in every}
     for folder in every:
-        if folder.parent in names:
-            names[folder.parent].append(folder.name)
+        if folder.parent in folder_of:
+            names[folder_of[folder.parent]].append(folder.name)
     return names
 
 
@@ -84,7 +102,7 @@ def listing(every: Sequence[Folder]) -> list[tuple[str, ...]]:
             folder.name,
             folder.stage,
             folder.state,
-            duration(round(time.time() - folder.modified)),
+            duration(max(0, round(time.time() - folder.modified))),
             si(folder.size, "B"),
             str(len(above[folder.name]) or "-"),
         )
@@ -167,9 +185,10 @@ def delete(folder: Folder) -> str | None:
     Returns:
         None, or why it stays.
     """
-    lock = FileLock(folder.path / ".lock")
+    lock = lock_of(folder.path)
     try:
-        with lock.acquire(timeout=0):
+        lock.parent.mkdir(exist_ok=True)
+        with FileLock(lock, timeout=0):
             (folder.path / "result.json").unlink(missing_ok=True)
             shutil.rmtree(folder.path)
     except Timeout:
@@ -182,22 +201,21 @@ def delete(folder: Folder) -> str | None:
 def _look(path: Path) -> Folder:
     strange = sorted(f.name for f in path.iterdir() if f.name not in OURS and f.suffix != ".tmp")
     facts = [file.lstat() for file in path.rglob("*") if not file.is_dir()]
-    stage, state, parent = _state(path)
-    return Folder(
-        path,
-        stage,
-        state,
-        parent,
-        max((fact.st_mtime for fact in facts), default=path.stat().st_mtime),
-        sum(fact.st_size for fact in facts),
-        strange[0] if strange else None,
-    )
+    modified = max((fact.st_mtime for fact in facts), default=path.stat().st_mtime)
+    size, first = sum(fact.st_size for fact in facts), strange[0] if strange else None
+    result = path / "result.json"
+    if result.exists() and (run := readable(result)):
+        date = run.get("finished")
+        modified = datetime.fromisoformat(date).timestamp() if date else modified
+        state = "finished" if (path / "model.pt").is_file() else "finished, its weights are deleted"
+        said = (run["name"], run["stage"], state, run.get("parent"))
+    else:
+        said = (path.name, *_unfinished(path))
+    return Folder(path, *said, modified, size, first)
 
 
-def _state(path: Path) -> tuple[str, str, str | None]:
+def _unfinished(path: Path) -> tuple[str, str, str | None]:
     """(stage, state, parent)"""
-    if (path / "result.json").exists() and (run := readable(path / "result.json")):
-        return run["stage"], "finished", run.get("parent")
     config = _config(path / "config.yaml")
     stage = config.get("stage") if config.get("stage") in STAGES else "?"
     start = Path(str(config.get("ckpt") or ""))  # a run's folder, or its model.pt
@@ -206,14 +224,18 @@ def _state(path: Path) -> tuple[str, str, str | None]:
         return stage, "running", parent
     if (path / "result.json").exists():
         return stage, "unreadable", parent
-    rows = path / "metrics.jsonl"
-    epochs = rows.read_text().count("\n") if rows.exists() else 0
-    return stage, f"interrupted after {epochs} epochs", parent
+    if (reason := failure(path)) is not None:
+        return stage, f"failed: {reason[:60]}", parent
+    epochs = len(metrics({"folder": path}))
+    return stage, f"interrupted after {epochs} epochs" if epochs else "interrupted", parent
 
 
 def _config(path: Path) -> dict[str, Any]:
     try:
-        config = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError):
+        config = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, yaml.YAMLError):  # ValueError: not UTF-8
+        print(f"{path} can't be read: passed over", file=sys.stderr)
         return {}
     return config if isinstance(config, dict) else {}

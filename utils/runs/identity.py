@@ -1,4 +1,4 @@
-"""What a run is, as eight digits: a hash of everything that can change its result."""
+"""What a run is, as eight digits: a hash of all that is asked for and can change its result."""
 
 import hashlib
 import inspect
@@ -6,16 +6,15 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from utils.networks.own_code import source_hash
-
-OWN = ("models.", "torchvision.", "torch.", "slimming.", "utils.")
+from utils.networks.own_code import source_of
 
 
 def essence(value: Any) -> Any:
     """A value as it enters the hash: numbers are numbers, defaults are left out.
 
     An object's description {"_target_": ..., argument: ...} loses the arguments that equal the
-    callable's own defaults, so a new option at its default changes no old hash.
+    callable's own defaults, so a new option at its default changes no old hash; and it gains the
+    source of what it names, unless that is a part of torch.
     """
     if isinstance(value, Mapping):
         if "_target_" in value:
@@ -39,8 +38,7 @@ def _essence_of_call(node: Mapping[str, Any]) -> dict[str, Any]:
         for key, item in sorted(arguments.items())
         if key not in parameters or essence(parameters[key].default) != item
     }
-    source = {} if node["_target_"].startswith(OWN) else {"source": source_hash(target)}
-    return {"target": node["_target_"], "arguments": kept, **source}
+    return {"target": node["_target_"], "arguments": kept, **source_of(target)}
 
 
 def digest(identity: Mapping[str, Any]) -> str:

@@ -24,11 +24,18 @@ class Hardware:
     sync_batchnorm: bool = False
 
     @property
+    def numerics(self) -> dict[str, object]:
+        """How sums are computed, as it enters a run's hash; a layout only where one is typed."""
+        typed = {} if self.channels_last is None else {"channels_last": self.channels_last}
+        return {"precision": self.precision, **typed}
+
+    @property
     def identity(self) -> dict[str, object]:
-        """What can change a result, as it enters a run's hash; several processes only if so."""
+        """The same of a training; compiled, and over several processes, only if so."""
         several = {"processes": distributed.count(), "sync_batchnorm": self.sync_batchnorm}
         alone = distributed.count() == 1
-        return {"precision": self.precision, **({} if alone else several)}
+        compiled = {"compile": True} if self.compile else {}
+        return {**self.numerics, **compiled, **({} if alone else several)}
 
     def place(self, model: nn.Module) -> nn.Module:
         """Move a network to the device, in the layout that suits it."""

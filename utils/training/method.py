@@ -1,22 +1,23 @@
 """The `method` of a config: the object, and what of it can change a training or a cut."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from hydra.utils import instantiate
 
-from slimming.methods.base import Plain
+from slimming.methods.base import MOMENTS, Plain
 
 # What ordinary training is called in a hash: as it was before there was more than one method.
 PLAIN = {"_target_": "slimming.methods.slimming.Slimming", "strength": 0.0}
 PENALTY = ("strength", "mode", "weight_decay_on_gamma")  # not part of the scores
+WORDS = ("name", "needs")  # of the yaml: what tables call it, what else it fixes
 
 
 def make(node: Mapping[str, Any], **more: Any) -> Plain:
     """The object; `more` replaces arguments that the method has."""
-    arguments = {key: value for key, value in node.items() if key != "name"}
     known = {key: value for key, value in more.items() if key in node}
-    return instantiate({**arguments, **known}, _convert_="all")
+    return instantiate({**_described(node), **known}, _convert_="all")
 
 
 def name_of(node: Mapping[str, Any]) -> str:
@@ -24,11 +25,33 @@ def name_of(node: Mapping[str, Any]) -> str:
     return node.get("name") or node["_target_"].split(".")[-2]
 
 
-def training_identity(node: Mapping[str, Any], method: Plain) -> dict[str, Any]:
-    """What of a method can change a training: nothing, where it trains plainly."""
+def check_needs(node: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        ValueError: an option of the cut was set to another value than the method's yaml needs.
+    """
+    for key, value in (node.get("needs") or {}).items():
+        if options[key] != value:
+            raise ValueError(
+                f"method={name_of(node)} means {key}={value}; got {key}={options[key]}: leave it "
+                f"out, or choose another method"
+            )
+
+
+def training_identity(node: Mapping[str, Any], method: Plain, decays: bool) -> dict[str, Any]:
+    """What of a method can change a training: nothing, where it trains plainly.
+
+    It is called by the class that says how it trains, so that methods which differ in their scores
+    alone share their trainings. `decays`: whether there is a weight decay to spare gammas from.
+    """
+    spared = {} if decays else {"weight_decay_on_gamma": True}
     if method.trains_plainly:
-        return {**PLAIN, "weight_decay_on_gamma": method.weight_decay_on_gamma}
-    return {**_described(node), "strength": method.strength}
+        return {**PLAIN, "weight_decay_on_gamma": method.weight_decay_on_gamma, **spared}
+    kind = next(kind for kind in type(method).__mro__ if vars(kind).keys() & {*MOMENTS})
+    takes = inspect.signature(kind).parameters
+    arguments = {key: value for key, value in _described(node).items() if key in takes}
+    target = {"_target_": f"{kind.__module__}.{kind.__qualname__}"}
+    return {**arguments, **target, "strength": method.strength, **spared}
 
 
 def scoring_identity(node: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,4 +60,4 @@ def scoring_identity(node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _described(node: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in node.items() if key != "name"}
+    return {key: value for key, value in node.items() if key not in WORDS}
