@@ -23,7 +23,7 @@ def source_hash(target: Any) -> str:
     while waiting:
         name = waiting.pop()
         file = getattr(sys.modules.get(name), "__file__", None) or ""
-        if name in trees or not file.endswith(".py") or (trees and not _below(root, file)):
+        if name in trees or not file.endswith(".py") or (trees and not _of_the_user(root, file)):
             continue
         trees[name] = ast.parse(Path(file).read_text())
         waiting += _imports(trees[name], sys.modules[name].__package__ or "")
@@ -31,7 +31,7 @@ def source_hash(target: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _below(root: Path, file: str) -> bool:
+def _of_the_user(root: Path, file: str) -> bool:
     """What pip installed there isn't the user's."""
     path = Path(file).resolve()
     return path.is_relative_to(root) and not INSTALLED & set(path.parts)
