@@ -111,7 +111,7 @@ def _found(target: str) -> Any:
         missing = isinstance(cause, ImportError) and cause.name or target
         first = missing.partition(".")[0]
         hint = f"; this project's own '{first}' is found before yours" if first in OURS else ""
-        raise ValueError(f"model._target_: {error}{hint if cause else ''}") from error
+        raise ValueError(f"{error}{hint if cause else ''}") from error
 
 
 def _takes(factory: Any, name: str) -> bool:
