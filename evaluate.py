@@ -19,7 +19,7 @@ def evaluate_checkpoint(cfg) -> dict:
 
     import stages
     from slimming import checkpoint as artifact
-    from utils.networks.cost import count, latency
+    from utils.networks.cost import count, count_macs_thop, latency
 
     hardware = instantiate(cfg.hardware)
     path = stages.find_parent(cfg, lambda result: True, "run `python train.py` first")
@@ -32,6 +32,8 @@ def evaluate_checkpoint(cfg) -> dict:
         **count(model, checkpoint.input_shape),
         "bytes": file.stat().st_size,
     }
+    if cfg.macs_thop:
+        found["macs_thop"] = count_macs_thop(model, checkpoint.input_shape)
     for key, value in found.items():
         print(f"{key:>12}  {value:,}" if isinstance(value, int) else f"{key:>12}  {value}")
     if cfg.latency:

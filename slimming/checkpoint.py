@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from slimming.surgery.builder import build, fit_shapes, plain, reason_of
+from slimming.surgery.builder import build, fit_shapes, only_plain, reason_of
 
 FORMAT, SCHEMA = "network-slimming", 1
 
@@ -53,10 +53,10 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
         "format": FORMAT,
         "schema": SCHEMA,
         "target": checkpoint.target,
-        "arguments": plain(checkpoint.arguments),
+        "arguments": only_plain(checkpoint.arguments),
         "input_shape": list(checkpoint.input_shape),
         "keep": {gate: [int(i) for i in kept] for gate, kept in checkpoint.keep.items()},
-        "history": plain(checkpoint.history),
+        "history": only_plain(checkpoint.history),
     }
     weights = {  # a copy each: tied weights share memory, which safetensors refuses
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)

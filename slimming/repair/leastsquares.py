@@ -63,7 +63,9 @@ class LeastSquares:
         while scale > 0:
             ridge = damping * scale * torch.eye(len(matrix)).to(matrix)
             factor, failed = torch.linalg.cholesky_ex(matrix + ridge)
-            if not failed:
+            # Of a singular matrix rounding may leave a tiny pivot, and huge weights behind it.
+            smallest = len(matrix) * torch.finfo(matrix.dtype).eps * matrix.diagonal().max()
+            if not failed and factor.diagonal().square().min() >= smallest:
                 change = torch.cholesky_solve(moment, factor)
                 left = moment - matrix @ change
                 if self._gram is not None:

@@ -2,7 +2,7 @@
 
 import importlib
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,30 +17,68 @@ from slimming.surgery.cut import agree
 ALLOWED = ("models", "torchvision.models")  # modules whose networks a checkpoint may name
 
 
-def build(target: str, arguments: Mapping[str, Any], allow: Sequence[str] = ()) -> nn.Module:
-    """Call an allowed network class, or builder function of torchvision, with plain arguments.
+def factory_of(target: str, allow: Sequence[str] | None = ()) -> Callable[..., nn.Module]:
+    """The network class of this name, or the builder function of torchvision.
+
+    Args:
+        allow: modules besides `ALLOWED` that may be named, by a file that may be a stranger's;
+            None: any module, where it is the user who names it.
 
     Raises:
         ValueError: the name is not of an allowed module, or doesn't lead to a network.
     """
-    allowed = (*ALLOWED, *allow)
+    allowed = None if allow is None else (*ALLOWED, *allow)
     module_name, _, name = target.rpartition(".")
-    if not any(_inside(module_name, prefix) for prefix in allowed):
+    if allowed and not inside(module_name, allowed):
         raise ValueError(
             f"'{target}' is not among the networks that may be built ({', '.join(allowed)}); "
             f"if you trust it, allow its module: allow=[{module_name}]"
         )
+    if not module_name:
+        raise ValueError(f"a network is a class, such as my_pkg.net.Net; got '{target}'")
     try:
         factory = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"there is no network '{target}': {error}") from error
+    except Exception as error:  # a user's file may raise anything
+        known = isinstance(error, (ImportError, AttributeError))
+        kind = "" if known else f"{type(error).__name__}: "
+        raise ValueError(f"there is no network '{target}': {kind}{reason_of(error)}") from error
     if not _is_network(factory, name, allowed):
-        raise ValueError(f"'{target}' is not a network class defined in {', '.join(allowed)}")
-    arguments = {**plain(dict(arguments)), **_no_download(factory, arguments)}
+        kind = "a function" if inspect.isfunction(factory) else "no network"
+        where = f" defined in {', '.join(allowed)}" if allowed else ""
+        raise ValueError(
+            f"'{target}' is {kind}; a class derived from torch.nn.Module{where} is needed, for a "
+            f"checkpoint names the class it is rebuilt from"
+        )
+    return factory
+
+
+def build(target: str, arguments: Mapping[str, Any], allow: Sequence[str] = ()) -> nn.Module:
+    """Call an allowed network class, or builder function of torchvision, with plain arguments.
+
+    Raises:
+        ValueError: as `factory_of`, or it can't be made of these arguments.
+    """
+    factory = factory_of(target, allow)
+    refuse_downloads(factory, arguments)
+    arguments = only_plain(dict(arguments))
+    if (
+        not isinstance(factory, type)
+        and "weights_backbone" in inspect.signature(factory).parameters
+    ):
+        arguments["weights_backbone"] = None  # some of torchvision's are fetched by default
     try:
         return factory(**arguments)
     except Exception as error:  # arguments are data: what a class raises on them has no type
         raise ValueError(f"{target} can't be built with {arguments}: {reason_of(error)}") from error
+
+
+def refuse_downloads(factory: Callable, arguments: Mapping[str, Any]) -> None:
+    """Weights come from files: torchvision's builders must not fetch any."""
+    for name in ("weights", "weights_backbone", "pretrained", "pretrained_backbone"):
+        if not isinstance(factory, type) and arguments.get(name):
+            raise ValueError(
+                f"'{name}' would be downloaded: weights are a checkpoint's own, or init=FILE's"
+            )
 
 
 def fit_shapes(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -83,45 +121,39 @@ def fit_shapes(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         agree(model.get_submodule(path))
 
 
-def _is_network(factory: Any, name: str, allowed: Iterable[str]) -> bool:
+def _is_network(factory: Any, name: str, allowed: Sequence[str] | None) -> bool:
     """A class is judged by where it was defined, so that an imported one doesn't count."""
     if isinstance(factory, type):
-        inside = any(_inside(factory.__module__, prefix) for prefix in allowed)
-        return issubclass(factory, nn.Module) and inside
-    if getattr(factory, "__module__", "").startswith("torchvision.models"):
+        here = allowed is None or inside(factory.__module__, allowed)
+        return issubclass(factory, nn.Module) and here
+    if str(getattr(factory, "__module__", "")).startswith("torchvision.models"):
         from torchvision.models import list_models
 
         return name in list_models()
     return False
 
 
-def _no_download(factory: Any, arguments: Mapping[str, Any]) -> dict[str, None]:
-    """torchvision's builders must not fetch weights, which some do unless they are told."""
-    if isinstance(factory, type):
-        return {}
-    for name in ("weights", "weights_backbone", "pretrained", "pretrained_backbone"):
-        if arguments.get(name):
-            raise ValueError(f"'{name}' would be downloaded: the weights are in the checkpoint")
-    backbone = "weights_backbone" in inspect.signature(factory).parameters
-    return {"weights_backbone": None} if backbone else {}
-
-
 def _fits_into(small: Sequence[int], large: Sequence[int]) -> bool:
     return len(small) == len(large) and all(0 < a <= b for a, b in zip(small, large))
 
 
-def _inside(module: str, prefix: str) -> bool:
-    return module == prefix or module.startswith(f"{prefix}.")
+def inside(name: str, parts: Iterable[str]) -> bool:
+    """Whether a dotted name is one of these, or below one."""
+    return any(name == part or name.startswith(f"{part}.") for part in parts)
 
 
-def plain(value: Any) -> Any:
-    """A copy made of None, bool, int, float, str, list and dict only."""
+def only_plain(value: Any) -> Any:
+    """A copy made of None, bool, int, float, str, list and dict only.
+
+    Raises:
+        ValueError: there is something else in it.
+    """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [only_plain(item) for item in value]
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: only_plain(item) for key, item in value.items()}
     raise ValueError(f"a checkpoint holds plain values only, not {type(value).__name__}: {value!r}")
 
 

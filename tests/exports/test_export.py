@@ -95,7 +95,7 @@ def own(tmp_path, monkeypatch):
 
 
 HEADER = """
-import torch, torch.nn.functional as F
+import math, operator, torch, torch.nn.functional as F
 from torch import nn
 
 class Base(nn.Module):
@@ -145,8 +145,9 @@ def test_a_program_says_what_it_is_and_is_plain_to_read(tmp_path):
     body = checkpoint.weights["blocks.0.body.5.weight"]
     built = f"nn.Conv2d({body.shape[1]}, {body.shape[0]}, 3, padding=1, bias=False)"
     assert f"self.blocks_0_body_5 = {built}" in text
-    assert "x.index_select(1, self.blocks_0_body_0_index)" in text
-    assert " = self.blocks_0_shortcut(x)" in text
+    assert "blocks_0_body_0_index = self.blocks_0_body_0_index" in text
+    assert ".index_select(1, blocks_0_body_0_index)" in text
+    assert "blocks_0_shortcut = self.blocks_0_shortcut(" in text
     weights = torch.load(to.with_suffix(".weights.pt"), weights_only=True)
     assert weights.keys() == standalone.open_file(to).state_dict().keys()
     done = subprocess.run([sys.executable, "-I", "thin.py"], cwd=to.parent, capture_output=True)
@@ -260,7 +261,8 @@ class Net(Base):
         x += y.relu_()
         n, _, h, w = x.shape
         x = x[..., : h // 2, -w:].reshape(n, 6, -1).mean(-1) - -shift
-        x = F.gelu(x) ** 2 + y.amax((2, 3)) * float("1e-3")
+        x = F.gelu(x) ** 2 + y.amax((2, 3)) * float("1e-3") * math.sqrt(abs(operator.neg(h)))
+        x = x + torch.zeros(1, device=torch.device("cpu"), dtype=torch.float32)
         return self.lambda_(self.fc(torch.clamp(x, max=float("inf"))))
 """
 
@@ -280,7 +282,7 @@ LAYERS = {
     ),
     "nn.LayerNorm((7, 7))": nn.LayerNorm((7, 7)),
     "nn.Upsample(scale_factor=2.0)": nn.Upsample(scale_factor=2),
-    'nn.LPPool2d(float("inf"), 2)': nn.LPPool2d(float("inf"), 2),
+    "nn.LPPool2d(inf, 2)": nn.LPPool2d(float("inf"), 2),
 }
 
 
@@ -325,6 +327,14 @@ class Net(Base):
     def forward(self, x):
         return self.fc(twice(self.body(x)).mean((2, 3)))
 """,
+    "torch.ops.torchvision": """
+import torchvision
+class Net(Base):
+    def forward(self, x):
+        x = self.body(x)
+        kept = torch.ops.torchvision.nms(x.flatten()[:8].view(2, 4), x.flatten()[:2], 0.5)
+        return self.fc(x.mean((2, 3))) + kept.sum()
+""",
     "it returns a str": """
 class Net(Base):
     def forward(self, x):
@@ -336,7 +346,7 @@ class Net(Base):
 
 @pytest.mark.parametrize("reason", REFUSED)
 def test_what_cant_be_written_down_is_refused(own, tmp_path, reason):
-    path = own(REFUSED[reason])
+    path = own(REFUSED[reason], cut=None)
     (tmp_path / "thin.py").write_text(standalone.MARK)
     with pytest.raises(ValueError, match=f"Net can't be written as a Python file .*{reason}"):
         run(path, tmp_path / "thin.py", "allow=[own_nets]")

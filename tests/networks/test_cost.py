@@ -1,12 +1,13 @@
 """Costs are counted exactly, measured fairly, and leave the network as it was."""
 
 import copy
+import sys
 
 import pytest
 import torch
 from torch import nn
 
-from utils.networks.cost import count, count_macs, latency
+from utils.networks.cost import count, count_macs, count_macs_thop, latency
 
 calls: list[str] = []
 
@@ -44,13 +45,25 @@ def test_counts_equal_the_hand_computed_ones():
     first = 8 * 3 * 9 * 8 * 8  # out x in x kernel x height x width
     grouped = 16 * (8 // 4) * 9 * 4 * 4  # each output reads only the 2 inputs of its group
     linear = 256 * 10
-    norms = 4 * (8 * 8 * 8 + 16 * 4 * 4)  # only thop counts these
     result = count(small_net(), (3, 8, 8))
     assert result["macs"] == first + grouped + linear
     assert result["flops_paper"] == 2 * result["macs"]
-    assert result["macs_thop"] == result["macs"] + norms
     assert result["params"] == 216 + 16 + (16 * 2 * 9 + 16) + 32 + 2570
     assert all(type(value) is int for value in result.values())
+
+
+def test_thop_counts_batchnorm_too():
+    norms = 4 * (8 * 8 * 8 + 16 * 4 * 4)
+    net = small_net()
+    assert count_macs_thop(net, (3, 8, 8)) == count_macs(net, (3, 8, 8)) + norms
+
+
+def test_counting_needs_no_thop(monkeypatch):
+    """It is a cross-check for who asks for it: no stage waits for it, none needs it installed."""
+    monkeypatch.setitem(sys.modules, "thop", None)
+    assert set(count(small_net(), (3, 8, 8))) == {"params", "macs", "flops_paper"}
+    with pytest.raises(ImportError, match="macs_thop=true needs two more packages: pip install"):
+        count_macs_thop(small_net(), (3, 8, 8))
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -66,6 +79,7 @@ def test_counting_twice_leaves_the_network_untouched(training):
     random_state = torch.get_rng_state()
 
     assert count(net, (3, 8, 8)) == count(net, (3, 8, 8))
+    assert count_macs_thop(net, (3, 8, 8)) == count_macs_thop(net, (3, 8, 8))
     latency({"net": net}, (3, 8, 8), batch_sizes=(2,), repeats=2, warmup=1)
 
     assert list(net.state_dict()) == list(before)
@@ -106,20 +120,19 @@ def test_fused_attention_is_counted():
     assert torch.backends.mha.get_fastpath_enabled()
 
 
-def test_a_failing_thop_is_said_and_does_not_stop_the_run(monkeypatch, capsys):
+def test_what_thop_cannot_count_is_said(monkeypatch):
     import thop
 
     def fail(*args, **kwargs):
         raise KeyError("exotic")
 
     monkeypatch.setattr(thop, "profile", fail)
-    result = count(small_net(), (3, 8, 8))
-    assert result["macs_thop"] is None and result["macs"] > 0
-    assert capsys.readouterr().out.count("thop could not count this Sequential") == 1
+    with pytest.raises(ValueError, match="thop can't count this Sequential: 'exotic'"):
+        count_macs_thop(small_net(), (3, 8, 8))
 
 
 def test_thop_is_silent(capfd, recwarn):
-    count(small_net(), (3, 8, 8))
+    count_macs_thop(small_net(), (3, 8, 8))
     assert capfd.readouterr() == ("", "")
     assert not recwarn.list
 

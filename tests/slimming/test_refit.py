@@ -185,6 +185,22 @@ def test_singular_equations_are_damped_more_and_say_so():
     assert row.after <= row.before and thin(x).isfinite().all()
 
 
+@pytest.mark.parametrize("rows", [20, 500])  # fewer than inputs: the matrix between rows
+@pytest.mark.parametrize("width", [3, 8, 33])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_doubled_inputs_never_get_huge_weights(rows, width, scale):
+    """Whatever a processor's rounding leaves of a pivot that is zero."""
+    generator = torch.Generator().manual_seed(rows + width)
+    some = torch.randn(rows, width, generator=generator, dtype=torch.float64)
+    inputs = scale * torch.cat([some, some, some.sum(1, keepdim=True)], 1)
+    target = torch.randn(rows, 2, generator=generator, dtype=torch.float64)
+    equations = LeastSquares()
+    equations.add(inputs, torch.zeros_like(target), target)
+    change, shift, before, after, damping = equations.solve(0.0)
+    assert after <= before and 0 <= damping < 1e-9
+    assert change.abs().max() < 10 / scale and shift.isfinite().all()
+
+
 def test_inputs_that_never_change_leave_the_weights_alone():
     model, x, graph, keep = setup(chain(*block(3, 6), conv(6, 4, 1)), *PICTURE)
     with torch.no_grad():

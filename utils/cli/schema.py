@@ -31,6 +31,10 @@ TYPES = {
         "images": IntegerNode(2048, is_optional=False),
         "recalibrate": IntegerNode(0, is_optional=False),
     },
+    "evaluate": {
+        "latency": BooleanNode(False, is_optional=False),
+        "macs_thop": BooleanNode(False, is_optional=False),
+    },
     "export": {
         "fold": BooleanNode(False, is_optional=False),
         "half": BooleanNode(False, is_optional=False),

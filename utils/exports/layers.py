@@ -4,15 +4,12 @@ import inspect
 import keyword
 import math
 import re
-from collections.abc import Mapping
-from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from slimming.graph.bypass import stands_in
-from slimming.graph.selection import selects
 
 CONSTANT = '''
 
@@ -39,30 +36,27 @@ class Constant(nn.Module):
 
 
 class Layers:
-    """Everything that the steps of `forward` name, in order of first use."""
+    """Everything that `forward` names, in order of first use; nothing is nested any more."""
 
     def __init__(self, model: nn.Module):
         self.model = model
         self.lines: list[str] = []
         self.tensors: dict[str, Tensor] = {}  # of the new network's state_dict
-        self.constants = False  # whether `Constant` is needed
         self._names: dict[str, str] = {}  # old name -> new name
         self._taken = set(dir(nn.Module()))
 
-    def layer(self, path: str) -> tuple[str, str | None]:
-        """(the new name of a layer, that of the index buffer which it selects by first)."""
-        module = self.model.get_submodule(path)
-        index = self.tensor(f"{path}.index") if selects(module) else None
+    def layer(self, path: str) -> str:
+        """The new name of a layer."""
         if path not in self._names:
+            module = self.model.get_submodule(path)
+            code, tensors = constructor(module), module.state_dict()
+            if stands_in(module):  # without a constant only the size of the map matters
+                tensors = {"value": tensors.get("constant", torch.zeros(1))}
             name = self._name(path)
-            if stands_in(module):
-                code, tensors = self._constant(module)
-            else:
-                code, tensors = constructor(module), module.state_dict()
-            tensors = {key: value for key, value in tensors.items() if key != "index"}
             self.lines.append(f"self.{name} = {code}")
-            self.tensors |= {f"{name}.{key}": value for key, value in tensors.items()}
-        return self._names[path], index
+            own = {f"{name}.{key}": value for key, value in tensors.items() if key != "index"}
+            self.tensors |= own
+        return self._names[path]
 
     def tensor(self, path: str) -> str:
         """The new name of a tensor that `forward` reads by itself."""
@@ -73,19 +67,12 @@ class Layers:
                 raise ValueError(f"it uses '{path}', a {type(value).__name__}")
             name = self._name(path)
             empty = f"torch.empty({tuple(value.shape)}, dtype={value.dtype})"
-            made = f"nn.Parameter({empty})" if isinstance(value, nn.Parameter) else None
-            line = f"self.{name} = {made}" if made else f'self.register_buffer("{name}", {empty})'
-            self.lines.append(line)
+            if isinstance(value, nn.Parameter):
+                self.lines.append(f"self.{name} = nn.Parameter({empty})")
+            else:
+                self.lines.append(f'self.register_buffer("{name}", {empty})')
             self.tensors[name] = value.detach()
         return self._names[path]
-
-    def _constant(self, module: nn.Module) -> tuple[str, dict[str, Tensor]]:
-        self.constants = True
-        value = getattr(module, "constant", None)  # else only the size of the map matters
-        value = torch.zeros(1) if value is None else value.detach()
-        more = f", steps={module.steps}" if module.steps is not None else ""
-        more += ", linear=True" if module.linear else ""
-        return f"Constant({len(value)}{more})", {"value": value}
 
     def _name(self, path: str) -> str:
         name = re.sub(r"\W", "_", path)
@@ -105,11 +92,14 @@ def constructor(module: nn.Module) -> str:
     """
     kind = next(k for k in type(module).__mro__ if k.__module__.startswith("torch.nn."))
     called = type(module).__name__
-    hooks = ("_forward_hooks", "_forward_pre_hooks")
+    if any(getattr(module, name) for name in ("_forward_hooks", "_forward_pre_hooks")):
+        raise ValueError(f"a {called} has a hook")
+    if stands_in(module):
+        constant = getattr(module, "constant", torch.zeros(1))
+        more = f", steps={module.steps}" if module.steps is not None else ""
+        return f"Constant({len(constant)}{more}{', linear=True' if module.linear else ''})"
     if getattr(nn, kind.__name__, None) is not kind or kind is nn.Module:
         raise ValueError(f"{called} is no layer of torch")
-    if any(getattr(module, name) for name in hooks):
-        raise ValueError(f"a {called} has a hook")
     code = f"nn.{kind.__name__}({', '.join(_arguments(kind, module))})"
     try:
         with torch.device("meta"):
@@ -134,48 +124,13 @@ def _arguments(kind: type[nn.Module], module: nn.Module) -> list[str]:
         if isinstance(module, _ConvNd) and isinstance(value, tuple) and len(set(value)) == 1:
             value = value[0]  # (3, 3) is what became of 3
         if parameter.default is inspect.Parameter.empty:
-            words.append(literal(value))
-        elif not _same(value, parameter.default):
-            words.append(f"{name}={literal(value)}")
+            words.append(repr(value))
+        elif type(value) is not type(parameter.default) or value != parameter.default:
+            words.append(f"{name}={value!r}")
     return words
 
 
-def _same(value: Any, default: Any) -> bool:
-    return type(value) is type(default) and value == default
-
-
-def _layout(module: nn.Module) -> Any:
+def _layout(module: nn.Module) -> tuple:
     """What tells two layers of one kind apart, but for their weights."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    shapes = {name: shape for name, shape in shapes.items() if name != "index"}
+    shapes = {name: tuple(t.shape) for name, t in module.state_dict().items() if name != "index"}
     return shapes, module.extra_repr()
-
-
-def literal(value: Any, names: Mapping[fx.Node, str] | None = None) -> str:
-    """A plain value as Python text; nodes of a graph by their names.
-
-    Raises:
-        ValueError: it isn't plain.
-    """
-    if isinstance(value, fx.Node):
-        return (names or {})[value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return f'float("{value}")'
-    if value is None or value is Ellipsis or type(value) in (bool, int, float, str):
-        return repr(value)
-    if isinstance(value, (torch.dtype, torch.layout, torch.memory_format)):
-        return str(value)
-    if isinstance(value, torch.device):
-        return f"torch.{value!r}"
-    if isinstance(value, slice):
-        ends = (value.start, value.stop, value.step)
-        return f"slice({', '.join(literal(end, names) for end in ends)})"
-    if type(value) in (tuple, torch.Size):
-        inside = ", ".join(literal(item, names) for item in value)
-        return f"({inside}{',' if len(value) == 1 else ''})"
-    if isinstance(value, list):
-        return f"[{', '.join(literal(item, names) for item in value)}]"
-    if isinstance(value, dict):
-        pairs = (f"{literal(key)}: {literal(item, names)}" for key, item in value.items())
-        return f"{{{', '.join(pairs)}}}"
-    raise ValueError(f"it holds a {type(value).__name__}")

@@ -1,16 +1,21 @@
 """A network as a Python file that needs nothing but torch, and its weights beside it.
 
 The file is the torch.fx trace of the network in eval mode, written down: one line per layer in
-`__init__`, one line per step in `forward`. What can't be written down is refused.
+`__init__`, and fx's own code, one line per step, in `forward`. What can't be written down is
+refused.
 """
 
+import builtins
 import copy
 import json
+import operator
+import re
 import runpy
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -23,7 +28,6 @@ from slimming.graph.layers import SCORED, own_forward
 from slimming.graph.selection import selects
 from slimming.surgery.builder import reason_of
 from utils.exports.layers import CONSTANT, Layers
-from utils.exports.steps import Steps
 
 MARK = "# Written by export.py of network-slimming"
 NOTHING = (nn.Identity, StochasticDepth)  # in eval mode they return what they get
@@ -38,9 +42,9 @@ HEAD = (
 {facts}
 """
 
-from pathlib import Path
+{imports}from pathlib import Path
 
-import {imports}
+import torch
 from torch import nn
 
 WEIGHTS = Path(__file__).with_suffix(".weights.pt")
@@ -61,7 +65,6 @@ if __name__ == "__main__":
         outputs = load()(torch.randn(2, {sizes}))
     {show}
 '''
-IMPORTED_AS = {"F": "torch.nn.functional as F"}
 SHOW = {
     Tensor: "print(tuple(outputs.shape))",
     dict: "print({name: tuple(value.shape) for name, value in outputs.items()})",
@@ -105,15 +108,13 @@ def _convert(name: str, model: nn.Module, input_shape: tuple[int, ...]) -> Progr
     shows = [text for kind, text in SHOW.items() if isinstance(outputs, kind)]
     if not shows:
         raise ValueError(f"it returns a {type(outputs).__name__}")
-    graph = _Tracer().trace(model)
-    for node in list(graph.nodes):
-        if node.op == "call_module" and isinstance(model.get_submodule(node.target), NOTHING):
-            node.replace_all_uses_with(node.all_input_nodes[0])
-            graph.erase_node(node)
-    layers = Layers(model)
-    steps = Steps(graph, layers)
+    graph, layers = _Tracer().trace(model), Layers(model)
+    _rename(graph, layers)
+    forward = graph.python_code("self")
+    text = forward.src[forward.src.index("def forward(") :]  # before it stands what fx wraps
+    text = text.replace("torch._C._nn.", "torch.nn.functional.")
     body = [
-        *(CONSTANT.splitlines() if layers.constants else []),
+        *(CONSTANT.splitlines() if any("= Constant(" in line for line in layers.lines) else []),
         "",
         "",
         "class Network(nn.Module):",
@@ -121,11 +122,55 @@ def _convert(name: str, model: nn.Module, input_shape: tuple[int, ...]) -> Progr
         "        super().__init__()",
         *(f"        {line}" for line in layers.lines),
         "",
-        f"    def forward(self, {', '.join(steps.arguments)}):",
-        *(f"        {line}" for line in steps.lines),
+        *(f"    {line}".rstrip() for line in text.strip().splitlines()),
     ]
-    imports = [IMPORTED_AS.get(name, name) for name in steps.imports if name]
-    return Program(name, input_shape, sorted({"torch", *imports}), body, shows[0], layers.tensors)
+    imports = _imports("\n".join(body), forward.globals)
+    return Program(name, input_shape, imports, body, shows[0], layers.tensors)
+
+
+def _rename(graph: fx.Graph, layers: Layers) -> None:
+    """Bring the graph to the layers' new names, in place, and drop what does nothing."""
+    for node in list(graph.nodes):
+        node.type = None  # annotations may name a stranger's types
+        if node.op == "get_attr":
+            node.target = layers.tensor(node.target)
+        elif node.op == "call_module":
+            module = layers.model.get_submodule(node.target)
+            if isinstance(module, NOTHING):
+                node.replace_all_uses_with(node.all_input_nodes[0])
+                graph.erase_node(node)
+                continue
+            if selects(module):
+                with graph.inserting_before(node):
+                    index = graph.get_attr(layers.tensor(f"{node.target}.index"))
+                    picked = graph.call_method("index_select", (node.args[0], 1, index))
+                node.args = (picked, *node.args[1:])
+            node.target = layers.layer(node.target)
+    for node in reversed(graph.nodes):  # anything else may work in place
+        if not node.users and node.target in (getattr, operator.getitem):
+            graph.erase_node(node)
+
+
+def _imports(text: str, names: Mapping[str, Any]) -> list[str]:
+    """What the text needs beside torch.
+
+    Raises:
+        ValueError: something that neither torch nor Python has.
+    """
+    lines = []
+    for name, value in names.items():
+        module = str(getattr(value, "__module__", "")).lstrip("_")
+        if not re.search(rf"\b{name}\b", text) or vars(builtins).get(name) is value:
+            continue
+        if isinstance(value, float):
+            lines.append(f"from math import {name}")
+        elif value is torch.device or module in ("math", "operator"):
+            lines.append(f"from {module} import {value.__name__} as {name}")
+        elif not isinstance(value, ModuleType):
+            raise ValueError(f"it calls {module}.{value.__name__}, which is no function of torch")
+    if other := re.search(r"\btorch\.ops\.(?!aten\b)\w+", text):
+        raise ValueError(f"it calls {other[0]}, which is no function of torch")
+    return sorted(lines)
 
 
 def save(path: Path, program: Program, facts: Mapping[str, Any], half: bool = False) -> None:
@@ -137,7 +182,7 @@ def save(path: Path, program: Program, facts: Mapping[str, Any], half: bool = Fa
         weights=weights.name,
         sizes=sizes,
         facts=json.dumps(facts, indent=1),
-        imports="\nimport ".join(program.imports),
+        imports="".join(f"{line}\n" for line in program.imports),
     )
     tail = TAIL.format(sizes=sizes, show=program.show)
     text = head + "\n".join(program.body) + "\n" + tail

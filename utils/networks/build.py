@@ -4,7 +4,6 @@ Any network class will do: one of `models/`, of torchvision or of the user's own
 """
 
 import copy
-import importlib
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from slimming.surgery.builder import reason_of
+from slimming.surgery.builder import factory_of, reason_of, refuse_downloads
 from utils.data.sets import Data
 from utils.training.hardware import Hardware
 
@@ -30,10 +29,8 @@ def model_for(description: Mapping[str, Any], data: Data) -> tuple[str, dict[str
     """
     target = str(description.get("_target_") or "???")
     arguments = {key: value for key, value in description.items() if key != "_target_"}
-    factory = _find(target)
-    for name in ("weights", "pretrained"):
-        if not isinstance(factory, type) and arguments.get(name):
-            raise ValueError(f"model.{name} would download: start from a local file with init=FILE")
+    factory = _found(target)
+    refuse_downloads(factory, arguments)
     facts = {
         "num_classes": data.num_classes,
         "in_channels": data.input_shape[0],
@@ -106,29 +103,15 @@ def _described(outputs: Any) -> str:
     return "named outputs" if isinstance(outputs, Mapping) else f"a {type(outputs).__name__}"
 
 
-def _find(target: str) -> Any:
-    """The class, or builder function of torchvision."""
-    module_name, _, name = target.rpartition(".")
-    if not module_name:
-        raise ValueError(f"model._target_ is a class, such as my_pkg.net.Net; got '{target}'")
+def _found(target: str) -> Any:
     try:
-        factory = getattr(importlib.import_module(module_name), name)
-    except Exception as error:  # a user's file may raise anything
-        absent = isinstance(error, ImportError)
-        kind = "" if absent else f"{type(error).__name__}: "
-        first = ((absent and error.name) or module_name).partition(".")[0]
+        return factory_of(target, allow=None)
+    except ValueError as error:
+        cause = error.__cause__
+        missing = isinstance(cause, ImportError) and cause.name or target
+        first = missing.partition(".")[0]
         hint = f"; this project's own '{first}' is found before yours" if first in OURS else ""
-        message = f"there is no network '{target}': {kind}{reason_of(error)}{hint}"
-        raise ValueError(message) from error
-    is_class = isinstance(factory, type) and issubclass(factory, nn.Module)
-    builder = str(getattr(factory, "__module__", "")).startswith("torchvision.models")
-    if not (is_class or (builder and inspect.isfunction(factory))):
-        kind = "a function" if inspect.isfunction(factory) else "no network"
-        raise ValueError(
-            f"model._target_={target} is {kind}; a class derived from torch.nn.Module is needed, "
-            f"for a checkpoint names the class it is rebuilt from"
-        )
-    return factory
+        raise ValueError(f"{error}{hint if cause else ''}") from error
 
 
 def _takes(factory: Any, name: str) -> bool:

@@ -3,10 +3,11 @@
 Three counts of the same forward pass are in use, and they never share a word here:
 
     macs         multiply-accumulates of convolutions and matrix products (VGG-19: 398,136,320)
-    macs_thop    what thop, the counter of most pruning papers, prints    (VGG-19: 3.99e8)
     flops_paper  2 x macs, the convention of the paper's CIFAR tables     (VGG-19: 7.96e8)
+    macs_thop    what thop, the counter of most pruning papers, prints    (VGG-19: 3.99e8)
 
-thop adds BatchNorm and pooling (depending on how they are written), and misses functional calls.
+thop adds BatchNorm and pooling (depending on how they are written), and misses functional calls: it
+is a cross-check for who asks for it (`evaluate.py macs_thop=true`).
 """
 
 import contextlib
@@ -21,20 +22,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from slimming.surgery.builder import reason_of
+
 Model = Callable[[Tensor], Any]  # a network, or whatever else takes a batch
 
 
-def count(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int | None]:
+def count(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
     """Parameters, and multiply-accumulates for ONE image of `input_shape` (no batch dimension).
 
-    -> {"params", "macs", "macs_thop", "flops_paper"}; `macs_thop` is None where thop fails.
-    The model is not touched: counters run on copies that are thrown away.
+    -> {"params", "macs", "flops_paper"}. The model is not touched: a copy is counted.
     """
     macs = count_macs(model, input_shape)
     return {
         "params": sum(p.numel() for p in model.parameters()),  # index buffers are not parameters
         "macs": macs,
-        "macs_thop": count_macs_thop(model, input_shape),
         "flops_paper": 2 * macs,
     }
 
@@ -50,21 +51,28 @@ def count_macs(model: nn.Module, input_shape: Sequence[int]) -> int:
     return counter.get_total_flops() // 2
 
 
-def count_macs_thop(model: nn.Module, input_shape: Sequence[int]) -> int | None:
-    """thop's number, comparable with published tables; None, and a sentence, where it fails."""
+def count_macs_thop(model: nn.Module, input_shape: Sequence[int]) -> int:
+    """thop's number, comparable with published tables.
+
+    Raises:
+        ImportError: thop isn't installed.
+        ValueError: it can't count this network.
+    """
     # thop leaves `total_ops` and `total_params` buffers behind: a later strict load would fail.
     twin = copy.deepcopy(model).eval()
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.filterwarnings("ignore", message=".*distutils", category=DeprecationWarning)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.filterwarnings("ignore", message=".*distutils", category=DeprecationWarning)
+        try:
             import thop
 
             macs, _ = thop.profile(twin, (example(model, input_shape),), verbose=False)
-    # A second opinion from a library unmaintained since 2022: whatever it raises, the run goes on.
-    except Exception as error:
-        name, reason = type(model).__name__, (str(error) or type(error).__name__).splitlines()[0]
-        print(f"thop could not count this {name}, so macs_thop stays empty: {reason}")
-        return None
+        except ImportError as error:
+            raise ImportError(
+                "macs_thop=true needs two more packages: pip install thop setuptools"
+            ) from error
+        except Exception as error:  # unmaintained since 2022: what it raises has no type
+            name = type(model).__name__
+            raise ValueError(f"thop can't count this {name}: {reason_of(error)}") from error
     return int(macs)
 
 

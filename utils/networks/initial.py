@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from slimming import checkpoint as artifact
-from slimming.surgery.builder import reason_of
+from slimming.surgery.builder import inside, reason_of
 
 WRAPPERS = ("weights", "state_dict", "model")  # under which files keep their tensors
 
@@ -38,7 +38,7 @@ class Initial:
         """
         skip = (skip,) if isinstance(skip, str) else tuple(map(str, skip))
         weights = _open(Path(path))
-        used = {name: tensor for name, tensor in weights.items() if not _below(name, skip)}
+        used = {name: tensor for name, tensor in weights.items() if not inside(name, skip)}
         return cls(str(path), used, skip)
 
     @property
@@ -51,9 +51,9 @@ class Initial:
         Raises:
             ValueError: a tensor is missing, left over or of another shape.
         """
-        own = {key: t for key, t in model.state_dict().items() if not _below(key, self.skip)}
+        own = {key: t for key, t in model.state_dict().items() if not inside(key, self.skip)}
         for layer in self.skip:
-            if not any(_below(key, (layer,)) for key in model.state_dict()):
+            if not any(inside(key, (layer,)) for key in model.state_dict()):
                 raise ValueError(f"init_skip names '{layer}', which {name} lacks")
         wrong = {
             key: problem
@@ -74,10 +74,6 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _below(name: str, layers: Sequence[str]) -> bool:
-    return any(name == layer or name.startswith(f"{layer}.") for layer in layers)
 
 
 def _problem(key: str, own: Tensor | None, given: Tensor | None) -> str | None:

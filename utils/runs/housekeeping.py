@@ -31,7 +31,7 @@ OURS = {
     "latency.json",
     "wandb",
 }
-OURS |= {"model.pt", "resume.pt"}
+OURS |= {".lock", "model.pt", "resume.pt"}
 
 
 @dataclass(frozen=True)
