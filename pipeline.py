@@ -39,6 +39,8 @@ def pipeline(cfg) -> list[Path]:
     Raises:
         ValueError: an option of any stage is wrong, or the network can't be cut.
     """
+    if cfg.dry_run:
+        return [folder for folder, _ in _expected(cfg)]
     steps = list(_named(cfg))
     for _, stage in steps:
         if stage.run.result is None:

@@ -122,7 +122,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint_usable(tmp_path):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-    (folder,) = tmp_path.iterdir()
+    (folder,) = tmp_path.glob("[!.]*")
     assert not (folder / "result.json").exists() and not list(folder.glob("*.tmp"))
     again = shell("train", *run)
     assert again.returncode == 0 and "going on at epoch 2" in again.stdout
@@ -133,7 +133,7 @@ def test_wandb_offline_keeps_everything_and_its_failure_stops_nothing(tmp_path):
     tiny = [word for word in TINY if word != "logger=none"]
     done = shell("train", *tiny, f"runs_dir={tmp_path / 'good'}", "epochs=1")
     assert done.returncode == 0, done.stderr
-    (folder,) = Path(tmp_path / "good").iterdir()
+    (folder,) = Path(tmp_path / "good").glob("[!.]*")
     assert list(folder.glob("wandb/offline-run-*/*.wandb"))
     broken = shell(
         "train", *tiny, f"runs_dir={tmp_path / 'bad'}", "epochs=1",

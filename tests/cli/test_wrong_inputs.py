@@ -80,7 +80,7 @@ def test_a_disk_that_fills_up_leaves_what_was_saved_and_the_run_goes_on(runs, tm
     cfg.logger = {"_target_": "test_wrong_inputs.Stops"}
     with pytest.raises(KeyboardInterrupt):
         train(cfg)
-    (folder,) = (tmp_path / "new").iterdir()
+    (folder,) = (tmp_path / "new").glob("[!.]*")
     before = content(folder)
     words = (*TINY, *FAST[:1], FAST[2], f"runs_dir={tmp_path / 'new'}")
     with full_beyond(len(before["resume.pt"]) // 2):
@@ -96,7 +96,7 @@ def test_a_disk_that_fills_up_leaves_what_was_saved_and_the_run_goes_on(runs, tm
 @pytest.mark.parametrize("file", ["model.pt", "result.json"])
 def test_a_disk_that_is_full_at_the_end_leaves_no_finished_run(runs, file):
     """A result as large as its config, twice: what it was asked for, and by which command."""
-    (parent,) = runs.iterdir()
+    (parent,) = runs.glob("[!.]*")
     cut = (f"ckpt={parent}", "ratio=0.5", f"runs_dir={runs}", "logger=none")
     cut += ("hardware.precision=fp32", f"allow=[{100_000 * 'x'}]") if file == "result.json" else ()
     before = content(parent)
@@ -118,7 +118,7 @@ def test_a_place_where_nobody_may_write_is_named(place):
 
 def test_a_finished_run_is_found_where_nothing_can_be_written(runs):
     """No lock is taken for it: here, taking one would fail."""
-    (folder,) = runs.iterdir()
+    (folder,) = runs.glob("[!.]*")
     (folder / ".lock").unlink()
     (folder / ".lock").mkdir()
     before = sorted(folder.rglob("*"))
@@ -148,7 +148,7 @@ def test_the_lock_of_a_dead_process_is_free_and_that_of_a_living_one_is_not(tmp_
 
 
 def test_a_run_of_another_commit_is_used_but_marked(runs):
-    (folder,) = runs.iterdir()
+    (folder,) = runs.glob("[!.]*")
     result = json.loads((folder / "result.json").read_text())
     words = ("train", *TINY, *FAST[:1], FAST[2], f"runs_dir={runs}")
     assert terminal(*words)[1].strip().endswith("is finished")
@@ -164,7 +164,7 @@ def test_a_run_of_another_commit_is_used_but_marked(runs):
 
 @pytest.mark.parametrize("text", ['{"schema": 2, "stage": "train"}', "[]", "7"])
 def test_a_result_of_another_version_is_refused_with_the_way_out(runs, text):
-    (folder,) = runs.iterdir()
+    (folder,) = runs.glob("[!.]*")
     (folder / "result.json").write_text(text)
     for script, more in (("train", (*TINY, *FAST[:1], FAST[2])), ("prune", (f"ckpt={folder}",))):
         said = refusal(script, *more, f"runs_dir={runs}")

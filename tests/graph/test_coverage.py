@@ -38,7 +38,7 @@ from slimming import ChannelGraph, mask, slices, slim, trace, verify  # noqa: E4
 from slimming.checkpoint import build  # noqa: E402
 from slimming.surgery.cut import resize  # noqa: E402
 
-TABLE, PAGE = Path(__file__).with_name("coverage.yaml"), ROOT / "docs" / "coverage.md"
+TABLE, PAGE = ROOT / "tests" / "coverage.yaml", ROOT / "docs" / "coverage.md"
 models, segmentation = torchvision.models, torchvision.models.segmentation
 video, detection = torchvision.models.video, torchvision.models.detection
 

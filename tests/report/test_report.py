@@ -231,7 +231,7 @@ def test_methods_have_lines_of_their_own():
 def test_the_summary_has_a_line_per_ratio_and_a_column_per_step(runs):
     lines = by_ratio(table.rows(find_runs(runs))).set_index(["λ", "ratio"])
     assert list(lines.index) == [("0", "-"), ("2", "-"), ("2", "0.3"), ("2", "0.6")]
-    said = json.loads(next(runs.glob("*r0.3-bias-rc2048-s0-*/result.json")).read_text())
+    said = json.loads(next(runs.glob("*r0.3-bias-rc*-s0-*/result.json")).read_text())
     line = lines.loc[("2", "0.3")]
     for column, variant in {
         "cut": "cut",

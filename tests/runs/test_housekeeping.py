@@ -11,6 +11,7 @@ from pipeline import pipeline
 from prune import prune
 from terminal import refusal, terminal
 from train import train
+from utils.runs.folder import lock_of
 from utils.training.tracking import NoLogger
 
 FAST = ("epochs=2", "finetune.epochs=1", "method.strength=2.0")
@@ -45,8 +46,8 @@ def runs(made, tmp_path) -> Path:
 
 def names(runs: Path) -> set[str]:
     """ "l2", "l2-r0.5", "l2-r0.5-ft", ...: what sets the runs apart."""
-    said = {path.name.removeprefix("vgg11-w0.0625-fake-") for path in runs.iterdir()}
-    return {name.partition("-s0-")[0].replace("-rc2048", "") for name in said}
+    said = {path.name.removeprefix("vgg11-w0.0625-fake-") for path in runs.glob("[!.]*")}
+    return {name.partition("-s0-")[0].replace("-rc192", "") for name in said}
 
 
 ALL = {"l2", "l2-r0.5", "l2-r0.5-ft", "l2-r0.25", "l2-r0.25-ft"}
@@ -77,7 +78,7 @@ def test_nothing_goes_before_it_was_said(runs):
 def test_what_others_stand_on_stays(runs):
     out = clean(runs, "delete=fake", "unfinished=true", "yes=true")
     assert names(runs) == ALL - {"l2-r0.25-ft"} and "1 runs deleted" in out
-    out = clean(runs, "delete='*-r0.5-rc2048-s0-*'", "yes=true")  # the cut without its tuning
+    out = clean(runs, "delete='*-r0.5-rc192-s0-*'", "yes=true")  # the cut without its tuning
     assert names(runs) == ALL - {"l2-r0.25-ft"} and "-ft-s0-" in out and "stands on it" in out
     clean(runs, "delete=r0.5", "yes=true")  # both
     assert names(runs) == {"l2", "l2-r0.25"}
@@ -86,7 +87,7 @@ def test_what_others_stand_on_stays(runs):
 
 
 def test_an_unfinished_run_keeps_its_parents_too(runs):
-    out = clean(runs, "delete='*-r0.25-rc2048-s0-*'", "yes=true")
+    out = clean(runs, "delete='*-r0.25-rc192-s0-*'", "yes=true")
     assert names(runs) == ALL and "kept" in out
 
 
@@ -100,7 +101,7 @@ def test_what_is_kept_keeps_its_ancestors(runs):
 
 def test_a_run_that_is_being_computed_stays(runs):
     (tuned,) = runs.glob("*r0.25*-ft-*")
-    with FileLock(tuned / ".lock"):
+    with FileLock(lock_of(tuned)):
         out = clean(runs, "delete='*'", "yes=true")
     assert "it is being computed" in out and names(runs) == {"l2", "l2-r0.25", "l2-r0.25-ft"}
 
@@ -110,7 +111,7 @@ def test_passes_go_children_first(tmp_path, capsys):
     passes = pipeline(tiny("pipeline", tmp_path, *FAST, "passes=2", "ratio=0.3", "recalibrate=0"))
     lines = clean(tmp_path, "delete='*'", "yes=true").splitlines()
     assert [line.split()[1] for line in lines[:-1]] == [f.name for f in reversed(passes)]
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.glob("[!.]*"))
 
 
 def test_what_is_no_run_is_never_touched(runs, tmp_path):
@@ -120,7 +121,8 @@ def test_what_is_no_run_is_never_touched(runs, tmp_path):
     other = train(tiny("train", tmp_path / "other", "epochs=1"))
     (runs / other.name).symlink_to(other)
     clean(runs, "delete='*'", "yes=true")
-    assert {path.name for path in runs.iterdir()} == {"sweeps", "my-notes", "report", other.name}
+    left = {path.name for path in runs.glob("[!.]*")}
+    assert left == {"sweeps", "my-notes", "report", other.name}
     assert (other / "result.json").exists()
 
 
@@ -128,7 +130,7 @@ def test_a_run_whose_result_cannot_be_read_is_listed_and_can_go(runs, capsys):
     (tuned,) = runs.glob("*r0.5*-ft-*")
     (tuned / "result.json").write_text("{")
     assert "unreadable" in clean(runs, "list=true")
-    clean(runs, "delete=r0.5-rc2048-ft", "unfinished=true", "yes=true")
+    clean(runs, "delete=r0.5-rc192-ft", "unfinished=true", "yes=true")
     assert not tuned.exists()
 
 
@@ -149,7 +151,7 @@ def test_a_deletion_that_is_killed_leaves_nothing_broken(runs, monkeypatch):
     """At worst an unfinished run is left: asked for again, it is computed anew."""
     (tuned,) = runs.glob("*r0.5*-ft-*")
     monkeypatch.setattr(shutil, "rmtree", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
-    code, _, _ = terminal("report", str(runs), "delete=r0.5-rc2048-ft", "yes=true")
+    code, _, _ = terminal("report", str(runs), "delete=r0.5-rc192-ft", "yes=true")
     assert code == 130 and tuned.exists() and not (tuned / "result.json").exists()
     monkeypatch.undo()
     *_, again = pipeline(tiny("pipeline", runs, *FAST, "ratio=0.5"))

@@ -114,7 +114,7 @@ def test_a_dense_network_is_trained_further_on_its_own_data(tmp_path):
     rest = ("logger=none", "hardware.precision=fp32", f"runs_dir={tmp_path}", "epochs=1")
     code, _, err = terminal("train", *rest, f"ckpt={dense}", "method.strength=0.1")
     assert code == 0, err
-    (sparse,) = (folder for folder in tmp_path.iterdir() if folder != dense)
+    (sparse,) = (folder for folder in tmp_path.glob("[!.]*") if folder != dense)
     said = result(sparse)
     assert said["parent"] == dense.name and said["dataset"] == "fake" and said["strength"] == 0.1
     assert said["pass"] == 1 and said["params"] == result(dense)["params"]

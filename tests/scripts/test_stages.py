@@ -94,10 +94,8 @@ def test_with_no_run_it_says_what_to_run_first(tmp_path, stage, advice):
 
 def test_the_commit_is_that_of_the_code_that_was_loaded(tmp_path, monkeypatch):
     """A training takes hours; the files may have changed when it writes its result."""
-    import utils.runs.folder
-
     commits = iter(["before", "after", "much later"])
-    monkeypatch.setattr(utils.runs.folder, "commit", lambda: next(commits))
+    monkeypatch.setattr("utils.runs.environment.commit", lambda: next(commits))
     folder = train(tiny("train", tmp_path, "epochs=1"))
     assert result(folder)["commit"] == read(folder).history[0]["commit"] == "before"
 
@@ -239,20 +237,19 @@ def test_the_table_comes_before_the_cut_and_dry_run_stops_there(runs, sparse, ca
 
 
 def test_a_failed_certificate_saves_nothing(runs, sparse, monkeypatch):
-    import slimming
-
     def wrong(model, graph, keep):
         thin = slim(model, graph, keep)
         thin.classifier.weight.data.add_(0.01)
         return thin
 
-    monkeypatch.setattr(slimming, "slim", wrong)
+    monkeypatch.setattr("prune.slim", wrong)
     cfg = tiny("prune", runs, f"ckpt={sparse}", "ratio=0.35")
     with pytest.raises(RuntimeError, match="first in 'classifier': nothing was saved"):
         prune(cfg)
     monkeypatch.undo()
     folder = prune(tiny("prune", runs, f"ckpt={sparse}", "ratio=0.35", "dry_run=true"))
-    assert not folder.exists()
+    assert {file.name for file in folder.iterdir()} == {"config.yaml", "error.txt"}
+    assert "nothing was saved" in (folder / "error.txt").read_text()
 
 
 @pytest.mark.parametrize("ratio", ["-0.1", "1", "1.5", "nan"])

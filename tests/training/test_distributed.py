@@ -131,7 +131,7 @@ def test_one_process_writes_and_speaks(whole):
     folder, done = whole
     assert done.stdout.count("epoch 2/2") == done.stdout.count("test accuracy") == 1
     assert "Warning" not in done.stderr and "error" not in done.stderr
-    (run,) = (folder / "runs").iterdir()
+    (run,) = (folder / "runs").glob("[!.]*")
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
     result = json.loads((run / "result.json").read_text())
     assert result["processes"] == 2 and result["command"].startswith("python watched.py")

@@ -85,7 +85,7 @@ def test_killed_with_sigkill_it_ends_with_the_same_bits(tmp_path):
         process.kill()
         process.wait()
     subprocess.run(killed, cwd=ROOT, check=True)
-    (a,), (b,) = (list((tmp_path / which).iterdir()) for which in ("whole", "killed"))
+    (a,), (b,) = (list((tmp_path / which).glob("[!.]*")) for which in ("whole", "killed"))
     assert a.name == b.name
     assert bits(a) == bits(b)
 
@@ -156,7 +156,7 @@ def test_two_processes_on_one_run_train_once(tmp_path):
     assert first.returncode == second.returncode == 0
     assert sum("epoch 8/8" in text for text in texts) == 1
     assert sum("is finished" in text for text in texts) == 1
-    (folder,) = tmp_path.iterdir()
+    (folder,) = tmp_path.glob("[!.]*")
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 8
 
 
@@ -304,7 +304,7 @@ def test_weights_that_the_last_step_broke_are_not_saved(tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(ValueError, match="has diverged. Lower"):
         patch.setattr(engine, "_step", break_last)
         train(cfg)
-    (folder,) = tmp_path.iterdir()
+    (folder,) = tmp_path.glob("[!.]*")
     assert not (folder / "model.pt").exists()
     assert torch.load(folder / "resume.pt", weights_only=True)["epoch"] == 1
     assert read(train(cfg)).weights["classifier.weight"].isfinite().all()
@@ -321,7 +321,7 @@ def test_the_seconds_of_all_interruptions_add_up(tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(engine, "_step", stop)
         train(cfg)
-    (folder,) = tmp_path.iterdir()
+    (folder,) = tmp_path.glob("[!.]*")
     saved = torch.load(folder / "resume.pt", weights_only=True)
     torch.save({**saved, "seconds": 1000.0}, folder / "resume.pt")
     assert json.loads((train(cfg) / "result.json").read_text())["seconds"] > 1000

@@ -208,7 +208,7 @@ def test_an_interrupted_training_goes_on_as_the_same_wandb_run(tmp_path, interru
     words = [*RUN, f"runs_dir={tmp_path}"]
     assert terminal("train", *words)[0] == 130
     assert terminal("train", *words)[0] == 0
-    (folder,) = tmp_path.iterdir()
+    (folder,) = tmp_path.glob("[!.]*")
     files = written(folder)
     first, second = map(Read, files)
     assert first.run["run_id"] == second.run["run_id"] == folder.name

@@ -52,7 +52,7 @@ def source_hash(target: Any) -> str:
         waiting += [whole for level, base in imported for whole in _whole(level, base, package)]
     digest = hashlib.sha256()
     for name in sorted(found):
-        digest.update("\0".join([name, *found[name], ""]).encode())
+        digest.update("\0".join([*found[name], ""]).encode())
     return digest.hexdigest()
 
 

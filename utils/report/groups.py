@@ -13,8 +13,10 @@ from typing import Any
 Run = dict[str, Any]
 # What can't change a result, or is said by the result itself (seed, precision, data set).
 NEVER = {"runs_dir", "seed", "device", "dry_run", "allow", "model_path", "logger", "hardware"}
-NEVER |= {"ckpt", "passes", "experiment", "twin", "hydra"}
+NEVER |= {"ckpt", "passes", "experiment", "twin", "hydra", "strict", "recompute"}
 PATHS = {"root", "download", "workers"}  # of a data set: where it lies and who reads it
+# Where older results found what has a room of its own now.
+MOVED = {"utils.schedules.": "utils.training.schedules.", "utils.streaming.": "utils.data."}
 CUT = {"ratio", "target", "floor", "refill", "round_to", "rounding", "scope", "coupled"}
 CUT |= {"combine", "dead", "unread", "compensate", "images", "recalibrate"}
 START = {"model", "init", "init_skip"}
@@ -192,7 +194,12 @@ def _filled(node: Any) -> Any:
     if not isinstance(node, Mapping):
         return node
     filled = {key: _filled(value) for key, value in node.items() if key != "_partial_"}
-    return {**_defaults_of(str(node.get("_target_"))), **filled}
+    if "_target_" not in node:
+        return filled
+    target = str(node["_target_"])
+    for before, now in MOVED.items():
+        target = target.replace(before, now) if target.startswith(before) else target
+    return {**_defaults_of(target), **filled, "_target_": target}
 
 
 @lru_cache
@@ -204,7 +211,7 @@ def _defaults_of(target: str) -> dict[str, Any]:
     try:
         home = import_module(module)
         # Every data set of ours hands what it doesn't take itself to one function.
-        inner = _defaults(home._build) if module == "utils.data.sets" else {}
+        inner = _defaults(home.sets._build) if module == "utils.data" else {}
         return {**inner, **_defaults(getattr(home, name))}
     except (ImportError, AttributeError, TypeError, ValueError):
         return {}  # gone since: what the run recorded has to do

@@ -3,6 +3,7 @@
 A run stands on its parent: without the parent's folder, asking for it again computes both anew.
 """
 
+import json
 import re
 import shutil
 import sys
@@ -71,9 +72,13 @@ def folders(runs_dir: Path) -> list[Folder]:
 
 
 def _is_run(path: Path) -> bool:
-    """By its name, or, where somebody renamed it, by what lies in it."""
-    inside = any((path / name).is_file() for name in ("result.json", "config.yaml"))
-    return inside or NAME.fullmatch(path.name) is not None
+    """By its name, or, where somebody renamed it, by the result that lies in it."""
+    if NAME.fullmatch(path.name):
+        return True
+    try:
+        return "schema" in json.loads((path / "result.json").read_text("utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _generation(name: str, parents: Mapping[str, str | None]) -> int:
