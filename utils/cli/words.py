@@ -1,0 +1,24 @@
+"""Short words of the command line, as Hydra has them. Imports nothing: --help must not wait."""
+
+import re
+
+# A part of the recipe that is a choice: conf/optimizer/, conf/schedule/.
+PARTS = ("optimizer", "schedule")
+# What such a part takes is its callable's own business, so that any argument may be given.
+ARGUMENT = re.compile(rf"(finetune\.)?recipe\.({'|'.join(PARTS)})\.\w+(\.\w+)*=")
+
+
+def recipe_words(arguments: list[str]) -> list[str]:
+    """`optimizer=adamw` and `schedule=cosine`, which replace a part of the recipe, and arguments of
+    these parts that no yaml names, such as `recipe.schedule.warmup=0.1`; all else stays.
+
+        >>> recipe_words(["optimizer=adamw", "recipe.optimizer.lr=0.01", "seed=1"])
+        ['optimizer@recipe.optimizer=adamw', '++recipe.optimizer.lr=0.01', 'seed=1']
+    """
+    words = []
+    for word in arguments:
+        part, equals, choice = word.partition("=")
+        if equals and part in PARTS:
+            word = f"{part}@recipe.{part}={choice}"
+        words.append(f"++{word}" if ARGUMENT.match(word) else word)
+    return words
