@@ -98,12 +98,16 @@ def _check_arguments(part: str, node: Mapping[str, Any]) -> None:
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
         return
     own = list(taken)[1:]  # the first is what the engine gives: parameters, or the progress
-    for key in node:
-        if not key.startswith("_") and key not in own:
-            raise ValueError(
-                f"recipe.{part}.{key}: {node['_target_']} takes no '{key}'{_near(key, own)}; leave "
-                f"it out with ~recipe.{part}.{key}, or choose another one with {part}=NAME"
-            )
+    told = {key: value for key, value in node.items() if not key.startswith("_")}
+    if wrong := [key for key in told if key not in own]:
+        raise ValueError(
+            f"recipe.{part}.{wrong[0]}: {node['_target_']} takes no {' and no '.join(wrong)}"
+            f"{_near(wrong[0], own)}; choose another one with {part}=NAME, or leave out with "
+            f"{' '.join(f'~recipe.{part}.{key}' for key in wrong)}"
+        )
+    for key, value in told.items():
+        if isinstance(taken[key].default, bool) and not isinstance(value, bool):
+            raise ValueError(f"recipe.{part}.{key} is true or false; got {value!r}")
 
 
 def _check_names(node: Mapping[str, Any], known: Collection[str], before: str) -> None:

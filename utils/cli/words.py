@@ -10,15 +10,17 @@ ARGUMENT = re.compile(rf"(finetune\.)?recipe\.({'|'.join(PARTS)})\.\w+(\.\w+)*="
 
 def recipe_words(arguments: list[str]) -> list[str]:
     """`optimizer=adamw` and `schedule=cosine`, which replace a part of the recipe, and arguments of
-    these parts that no yaml names, such as `recipe.schedule.warmup=0.1`; all else stays.
+    these parts, also such as no yaml names; all else stays.
 
-        >>> recipe_words(["optimizer=adamw", "recipe.optimizer.lr=0.01", "seed=1"])
-        ['optimizer@recipe.optimizer=adamw', '++recipe.optimizer.lr=0.01', 'seed=1']
+        >>> recipe_words(["optimizer=adamw", "schedule.warmup=0.1", "seed=1"])
+        ['optimizer@recipe.optimizer=adamw', '++recipe.schedule.warmup=0.1', 'seed=1']
     """
     words = []
     for word in arguments:
         part, equals, choice = word.partition("=")
         if equals and part in PARTS:
             word = f"{part}@recipe.{part}={choice}"
+        elif part.partition(".")[0] in PARTS:
+            word = f"recipe.{word}"
         words.append(f"++{word}" if ARGUMENT.match(word) else word)
     return words

@@ -17,12 +17,18 @@ class EpochProgress(Progress):
         columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}")]
         columns += [TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()]
         super().__init__(*columns, transient=True, disable=not sys.stdout.isatty())
-        self.title, self.epochs, self.note = title, epochs, f"epoch {done // images + 1}/{epochs}"
+        self.title, self.epochs, self.done = title, epochs, done
+        self.note = f"epoch {done // images + 1}/{epochs}"
         self.add_task(title, total=epochs * images, completed=done, note=self.note)
 
     def step(self, images: int) -> None:
         (task,) = self.tasks
-        self.update(task.id, advance=images, note=f"{self.note}  {task.speed or 0:,.0f} img/s")
+        self.update(task.id, advance=images, note=f"{self.note}  {self.rate():,.0f} img/s")
+
+    def rate(self) -> float:
+        """Images per second, since it goes on."""
+        (task,) = self.tasks
+        return (task.completed - self.done) / max(1e-9, task.elapsed)
 
     def end_epoch(self, epoch: int, loss: float, accuracy: dict[str, float]) -> None:
         """`epoch` is 1 after the first one; accuracies are fractions by split."""
@@ -31,6 +37,6 @@ class EpochProgress(Progress):
         self.note = f"epoch {min(epoch + 1, self.epochs)}/{self.epochs}  loss {loss:.4f}"
         print(
             f"{self.title}  epoch {epoch}/{self.epochs}  loss {loss:.4f}  {shares}  "
-            f"{task.speed or 0:,.0f} img/s  {task.time_remaining or 0:.0f} s left",
+            f"{self.rate():,.0f} img/s  {task.remaining / max(1e-9, self.rate()):.0f} s left",
             flush=True,
         )
