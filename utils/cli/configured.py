@@ -94,7 +94,10 @@ def _factor(schedule: Callable[[float], float], progress: float) -> None:
 
 def _check_arguments(part: str, node: Mapping[str, Any]) -> None:
     """Every argument of an optimiser or a schedule is one that it takes."""
-    taken = inspect.signature(get_object(node["_target_"])).parameters
+    try:
+        taken = inspect.signature(get_object(node["_target_"])).parameters
+    except ValueError:  # a builtin says nothing of itself
+        return
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
         return
     own = list(taken)[1:]  # the first is what the engine gives: parameters, or the progress

@@ -17,10 +17,10 @@ def recipe_words(arguments: list[str]) -> list[str]:
     """
     words = []
     for word in arguments:
-        part, equals, choice = word.partition("=")
-        if equals and part in PARTS:
-            word = f"{part}@recipe.{part}={choice}"
-        elif part.partition(".")[0] in PARTS:
+        key, equals, value = word.partition("=")
+        if equals and key in PARTS:
+            word = f"{key}@recipe.{key}={value}"
+        elif equals and key.partition(".")[0] in PARTS:
             word = f"recipe.{word}"
         words.append(f"++{word}" if ARGUMENT.match(word) else word)
     return words
