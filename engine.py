@@ -19,6 +19,7 @@ from utils.training.hardware import Hardware
 from utils.training.interrupt import Interrupted, interruptible
 from utils.training.progress import EpochProgress
 from utils.training.recipe import Recipe, parameter_groups
+from utils.training.smoothing import Average, soften
 from utils.training.strength import advise, describe_gammas
 from utils.training.tracking import NoLogger, WandB
 
@@ -40,20 +41,23 @@ def fit(
     logger: WandB | NoLogger,
     seed: int,
 ) -> nn.Module:
-    """Train from wherever `run` stands to the last epoch; the network is returned, placed.
+    """Train from wherever `run` stands to the last epoch; the network is returned, placed: with
+    `recipe.ema` the averaged one, which is also what is evaluated and described.
 
     Everything is saved in `run` after every epoch, and every `hardware.save_minutes` inside one.
     The clock decides when to save, never what is computed: all random draws depend on (seed, epoch,
     step), so a run that was killed ends with the very bits of one that wasn't.
 
     Raises:
-        ValueError: the loss is not finite or explodes.
+        ValueError: the cross-entropy is not finite or explodes, or so do the outputs.
         Interrupted: Ctrl-C or SIGTERM, after saving.
     """
     model = hardware.place(model)
-    optimizer = recipe.optimizer(parameter_groups(model, method.weight_decay_on_gamma))
-    base_lr = optimizer.param_groups[0]["lr"]
-    state = _Progress()
+    optimizer = recipe.optimizer(
+        parameter_groups(model, method.weight_decay_on_gamma, recipe.lr_gamma)
+    )
+    full_lr = [group["lr"] for group in optimizer.param_groups]
+    state = _Progress(average=Average(model, recipe.ema) if recipe.ema else None)
     if (saved := run.load_resume()) is not None:
         state.restore(saved, model, optimizer)
         print(f"{run.name}: going on at epoch {state.epoch + 1}, step {state.step + 1}")
@@ -62,20 +66,23 @@ def fit(
     if hardware.compile:
         model.compile()
     steps = data.steps(recipe.batch_size)
-    done = state.epoch * steps + state.step
+    images = min(len(data.train), steps * recipe.batch_size)  # a last single one is left out
+    done = state.epoch * images + state.images
     shared = distributed.wrap(model, hardware.sync_batchnorm)
-    with interruptible() as stop, EpochProgress(run.label, recipe.epochs, steps, done) as progress:
+    with interruptible() as stop, EpochProgress(run.label, recipe.epochs, images, done) as progress:
         while state.epoch < recipe.epochs:
             model.train()
-            for batch, size in _batches(data, recipe.batch_size, seed, state):
+            for batch, size in _batches(data, recipe, seed, state):
                 share = (state.epoch * steps + state.step) / (recipe.epochs * steps)
-                for group in optimizer.param_groups:
-                    group["lr"] = base_lr * recipe.schedule(share)
+                for group, lr in zip(optimizer.param_groups, full_lr, strict=True):
+                    group["lr"] = lr * recipe.schedule(share)
                 # For dropout and the like: what is drawn in a step depends on nothing before it.
                 torch.manual_seed(distributed.own_seed(seed, "step", state.epoch, state.step))
-                loss, logits = _step(shared, batch, optimizer, method, hardware, size)
+                loss, logits = _step(shared, batch, optimizer, method, hardware, size, recipe)
                 state.count(loss, logits, batch[1], size)
                 _check(state, last=state.step == steps)
+                if state.average:
+                    state.average.update(model, state.epoch * steps + state.step)
                 progress.step(size)
                 if distributed.anyone(bool(stop)):
                     saver.save(state, model, optimizer)
@@ -85,44 +92,61 @@ def fit(
                     saver.save(state, model, optimizer)
             model, optimizer = method.after_epoch(model, optimizer)
             if model is not distributed.bare(shared):
+                if state.average:
+                    state.average.restart(model)
                 shared = distributed.wrap(model, hardware.sync_batchnorm)
-            row = state.end_epoch(model, data, method, hardware, optimizer.param_groups[0]["lr"])
             _check_weights(model, state)
+            kept = state.average.model if state.average else model
+            row = state.end_epoch(kept, data, method, hardware, optimizer.param_groups[0]["lr"])
             saver.save(state, model, optimizer)
             saver.write_rows(state)
-            logger.log(row, gammas(model))
+            logger.log(row, gammas(kept))
             shares = {k.split("/")[0]: row[k] for k in row if k.endswith("/accuracy")}
-            progress.epoch(state.epoch, row["train/loss"], shares)
+            progress.end_epoch(state.epoch, row["train/loss"], shares)
             advise(row, recipe.epochs, method)
             if distributed.anyone(bool(stop)):  # it came while the epoch was being closed
                 raise _interrupted(state, recipe)
-    return model
+    return state.average.model if state.average else model
 
 
-def _batches(data: Data, batch_size: int, seed: int, state: "_Progress") -> Iterator[tuple]:
-    """The rest of an epoch: ((images, labels) of this process, images of the whole batch)."""
-    left = len(data.train) - state.step * batch_size
-    for batch in data.train_batches(
-        batch_size, seed=seed, epoch=state.epoch, start=state.step, part=distributed.part
-    ):
-        yield batch, min(left, batch_size)
-        left -= batch_size
+def _batches(data: Data, recipe: Recipe, seed: int, state: "_Progress") -> Iterator[tuple]:
+    """The rest of an epoch: ((images, targets) of this process, images of the whole batch)."""
+    left = len(data.train) - state.step * recipe.batch_size
+    now = {"seed": seed, "epoch": state.epoch}
+    # Pairs are drawn from the whole batch, so that each process has to see it.
+    read, take = (slice, distributed.part) if recipe.mixup else (distributed.part, slice)
+    for images, labels in data.train_batches(recipe.batch_size, **now, start=state.step, part=read):
+        size = min(left, recipe.batch_size)
+        soft = soften(images, labels, data.num_classes, recipe, **now, step=state.step)
+        yield tuple(part[take(size)] for part in soft), size
+        left -= recipe.batch_size
 
 
 @torch.no_grad()
 def evaluate(model: nn.Module, data: Data, split: Split, hardware: Hardware) -> dict[str, float]:
-    """{"accuracy": share of right answers, "loss": mean cross-entropy} over a whole split."""
+    """{"accuracy": share of right answers, "loss": mean cross-entropy} over a whole split.
+
+    Raises:
+        ValueError: the split is empty, or outputs are not finite, so that no answer counts.
+    """
     model = hardware.place(model).eval()
-    right, loss, count = 0, 0.0, 0
+    found, count = [], 0
     for images, labels in data.eval_batches(split):
         with hardware.autocast():
             logits = model(images)
         logits = logits.float()
-        right += (logits.argmax(1) == labels).sum().item()
-        loss += F.cross_entropy(logits, labels, reduction="sum").item()
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        right = (logits.argmax(1) == labels).sum()
+        found.append(torch.stack([right, logits.isfinite().all(1).sum(), loss]))
         count += len(labels)
     if count == 0:
         raise ValueError("there are no images to evaluate on")
+    right, finite, loss = map(sum, zip(*torch.stack(found).tolist(), strict=True))
+    if finite < count:
+        raise ValueError(
+            f"the network's outputs are not finite for {count - finite:.0f} of {count} images, so "
+            f"they answer nothing: its weights or its BatchNorm statistics are broken"
+        )
     return {"accuracy": right / count, "loss": loss / count}
 
 
@@ -135,12 +159,15 @@ class _Progress:
     loss: float | Tensor = 0.0  # sums over this epoch's images
     right: int | Tensor = 0
     images: int = 0
+    average: Average | None = None
 
     def __post_init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
 
-    def count(self, loss: Tensor, logits: Tensor, labels: Tensor, size: int) -> None:
-        """A step more. `loss` and `logits` are of this process's part of a batch of `size`."""
+    def count(self, loss: Tensor, logits: Tensor, targets: Tensor, size: int) -> None:
+        """A step more: `loss` (cross-entropy of labels or shares) and `logits` of this process's
+        part of a batch of `size`. Right is the class with the largest share."""
+        labels = targets if targets.dim() == 1 else targets.argmax(1)
         right = (logits.detach().argmax(1) == labels).sum()
         sums = torch.stack([loss.detach().double() * len(labels), right.double()])
         sums = distributed.total(sums) / distributed.copies(size)
@@ -169,6 +196,7 @@ class _Progress:
     def dump(self, model: nn.Module, optimizer: optim.Optimizer) -> dict[str, Any]:
         return {
             "model": model.state_dict(),
+            **({"average": self.average.model.state_dict()} if self.average else {}),
             "optimizer": optimizer.state_dict(),
             "epoch": self.epoch,
             "step": self.step,
@@ -179,6 +207,8 @@ class _Progress:
 
     def restore(self, saved: dict[str, Any], model: nn.Module, optimizer: optim.Optimizer) -> None:
         model.load_state_dict(saved["model"])
+        if self.average:
+            self.average.model.load_state_dict(saved["average"])
         optimizer.load_state_dict(saved["optimizer"])
         self.epoch, self.step, self.rows = saved["epoch"], saved["step"], saved["rows"]
         self.loss, self.right, self.images = saved["sums"]
@@ -216,16 +246,19 @@ def _step(
     method: Plain,
     hardware: Hardware,
     size: int,
+    recipe: Recipe,
 ) -> tuple[Tensor, Tensor]:
-    """-> loss and logits of `batch`, this process's part of one of `size` images."""
+    """-> cross-entropy and logits of `batch`, this process's part of one of `size` images."""
     optimizer.zero_grad(set_to_none=True)
     with hardware.autocast():
-        loss, logits = method.loss(model, batch)
+        loss, cross_entropy, logits = method.loss(model, batch)
     (loss * distributed.share(size, own=len(batch[1]))).backward()
+    if recipe.grad_clip is not None:  # before the penalty's gradient, which stays lambda
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.grad_clip)
     method.after_backward(distributed.bare(model))
     optimizer.step()
-    method.after_step(distributed.bare(model), optimizer.param_groups[0]["lr"])
-    return loss, logits
+    method.after_step(distributed.bare(model), optimizer.param_groups[-1]["lr"])  # of the gammas
+    return cross_entropy, logits
 
 
 def _check(state: _Progress, last: bool) -> None:
@@ -238,10 +271,12 @@ def _check(state: _Progress, last: bool) -> None:
 
 def _check_weights(model: nn.Module, state: _Progress) -> None:
     """The last step's weights have seen no loss yet: never save them broken."""
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            when = f"{state.epoch} epochs and {state.step} steps"
-            raise ValueError(f"'{name}' is not finite after {when}: {DIVERGED}")
+    values = {name: t for name, t in model.state_dict().items() if t.is_floating_point()}
+    sound = [tensor.isfinite().all() for tensor in values.values()]
+    if sound and not torch.stack(sound).all():  # one look: each waits for the GPU
+        name = next(name for name, fine in zip(values, sound, strict=True) if not fine)
+        when = f"{state.epoch} epochs and {state.step} steps"
+        raise ValueError(f"'{name}' is not finite after {when}: {DIVERGED}")
 
 
 def _interrupted(state: _Progress, recipe: Recipe) -> Interrupted:

@@ -17,17 +17,21 @@ class Plain:
         """Whether training with this is ordinary training, so that its networks are anybody's."""
         return all(getattr(type(self), moment) is getattr(Plain, moment) for moment in MOMENTS)
 
-    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """(images, labels) -> (loss to minimise, logits)."""
-        images, labels = batch
+    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """(images, targets) -> (loss to minimise, cross-entropy alone, logits).
+
+        Targets are labels (B,), or shares of the classes (B, classes) where a recipe softens them.
+        """
+        images, targets = batch
         logits = model(images)
-        return F.cross_entropy(logits.float(), labels), logits
+        loss = F.cross_entropy(logits.float(), targets)
+        return loss, loss, logits
 
     def after_backward(self, model: nn.Module) -> None:
         """Gradients are there, the step is not yet taken."""
 
     def after_step(self, model: nn.Module, lr: float) -> None:
-        """The optimiser has stepped with this learning rate."""
+        """The optimiser has stepped, the gammas with this learning rate."""
 
     def after_epoch(
         self, model: nn.Module, optimizer: optim.Optimizer

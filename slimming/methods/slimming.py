@@ -39,11 +39,11 @@ class Slimming(Plain):
     def trains_plainly(self) -> bool:
         return not self.strength
 
-    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        loss, logits = super().loss(model, batch)
+    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        loss, cross_entropy, logits = super().loss(model, batch)
         if self.strength and self.mode == "loss":
             loss = loss + sparsity.penalty(model, self.strength)
-        return loss, logits
+        return loss, cross_entropy, logits
 
     def after_backward(self, model: nn.Module) -> None:
         if self.strength and self.mode == "subgradient":

@@ -2,7 +2,8 @@
 
     subgradient  lambda * sign(gamma) joins the gradient before the step: the paper's way. It passes
                  through momentum, weight decay and, with Adam, through the rescaling.
-    loss         lambda * sum |gamma| joins the loss: the same, unless gradients are clipped.
+    loss         lambda * sum |gamma| joins the loss: the same, unless gradients are clipped: then
+                 the penalty is clipped with them, where a subgradient stays lambda.
     proximal     after the step, gamma is soft-thresholded by lr * lambda: exact zeros.
     decoupled    after the step, gamma moves by lr * lambda towards zero, and may cross it.
 

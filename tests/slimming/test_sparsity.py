@@ -82,9 +82,10 @@ def test_loss_mode_is_cross_entropy_plus_the_penalty():
     with torch.no_grad():
         model[1].weight.copy_(torch.tensor([1.0, -2.0, 0.0, 0.5]))
     batch = torch.randn(6, 3), torch.tensor([0, 1, 2, 3, 0, 1])
-    plain, _ = Slimming(0.1, "subgradient").loss(model, batch)
-    with_penalty, logits = Slimming(0.1, "loss").loss(model, batch)
+    plain, _, _ = Slimming(0.1, "subgradient").loss(model, batch)
+    with_penalty, told, logits = Slimming(0.1, "loss").loss(model, batch)
     assert (with_penalty - plain).item() == pytest.approx(0.1 * 3.5, rel=1e-5)
+    assert told == plain, "what is said, and judged, is the cross-entropy alone"
     assert logits.shape == (6, 4)
 
 
@@ -142,7 +143,7 @@ def test_bf16_autocast_changes_nothing_about_the_penalty(mode):
         for _ in range(4):
             sgd.zero_grad()
             with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-                loss, _ = method.loss(model, batch)
+                loss, _, _ = method.loss(model, batch)
             loss.backward()
             method.after_backward(model)
             sgd.step()

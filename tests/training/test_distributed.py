@@ -16,6 +16,7 @@ from train import _anew, train
 from utils.cli.configured import recipe_of
 from utils.training import distributed
 from utils.training.hardware import choose
+from utils.training.smoothing import Average, soften
 
 # Batches of 33, 33, 33 and 3 images: unequal halves, and a rest that is too small to share.
 UNEQUAL = ("data.num_train=102", "recipe.batch_size=33", "epochs=2", "method.strength=0.05")
@@ -85,12 +86,14 @@ def by_halves(cfg) -> nn.Module:
     model, recipe = start.model().to(memory_format=torch.channels_last), recipe_of(cfg)
     gammas = [m.weight for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     optimizer = recipe.optimizer(model.parameters())
+    average = Average(model, recipe.ema)
     base_lr, steps = optimizer.param_groups[0]["lr"], data.steps(recipe.batch_size)
     for step in range(recipe.epochs * steps):
         if step % steps == 0:
             batches = data.train_batches(recipe.batch_size, seed=cfg.seed, epoch=step // steps)
         optimizer.param_groups[0]["lr"] = base_lr * recipe.schedule(step / (recipe.epochs * steps))
-        images, labels = next(batches)
+        now = {"seed": cfg.seed, "epoch": step // steps, "step": step % steps}
+        images, labels = soften(*next(batches), data.num_classes, recipe, **now)
         middle = len(images) // 2 if len(images) >= 4 else len(images)
         optimizer.zero_grad()
         statistics = None
@@ -105,7 +108,8 @@ def by_halves(cfg) -> nn.Module:
         for gamma in gammas:
             gamma.grad += cfg.method.strength * gamma.detach().sign()
         optimizer.step()
-    return model
+        average.update(model, step + 1)
+    return average.model if recipe.ema else model
 
 
 def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
@@ -125,6 +129,16 @@ def test_two_processes_hold_one_network_that_of_halves_normalised_apart(whole, t
     alone_weights = torch.load(alone / "model.pt", weights_only=True)["weights"]
     assert distance(first, alone_weights) > 1e-2, "one process normalises whole batches"
     assert alone.name not in os.listdir(folder / "runs"), "another result has another name"
+
+
+def test_two_processes_mix_the_images_of_the_whole_batch(tmp_path):
+    soft = ("recipe.mixup=0.4", "recipe.label_smoothing=0.1", "recipe.ema=0.5")
+    done = torchrun(tmp_path, *soft)
+    assert done.returncode == 0, done.stderr
+    first, second = weights(tmp_path, 0), weights(tmp_path, 1)
+    trained = [name for name in first if "running" not in name and "num_batches" not in name]
+    assert all(torch.equal(first[name], second[name]) for name in trained)
+    assert distance(first, by_halves(tiny("train", tmp_path, *UNEQUAL, *soft)).state_dict()) < 1e-4
 
 
 def test_one_process_writes_and_speaks(whole):

@@ -240,7 +240,7 @@ def test_weight_decay_can_leave_gammas_alone():
 
 def test_a_method_without_a_penalty_leaves_gradients_alone():
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    loss, logits = Plain().loss(model, (torch.randn(4, 2), torch.tensor([0, 1, 0, 1])))
+    loss, _, logits = Plain().loss(model, (torch.randn(4, 2), torch.tensor([0, 1, 0, 1])))
     loss.backward()
     before = model[1].weight.grad.clone()
     Plain().after_backward(model)

@@ -1,9 +1,13 @@
 """What a config describes: its data, its recipe; and plain Python of any part of it."""
 
+import copy
+import difflib
 import functools
+import inspect
 import json
-from collections.abc import Callable, Mapping
-from types import NoneType
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,13 +15,18 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from utils.cli.sentences import CONF
 from utils.data.sets import Data
 from utils.data.streaming import Streamed
 from utils.networks.own_code import source_of
+from utils.runs.identity import essence
 from utils.training.hardware import Hardware
-from utils.training.recipe import Recipe
+from utils.training.recipe import OFF, Recipe, check_numbers, is_number
 
 IN_MEMORY = ("digits", "cifar10", "cifar100", "svhn", "mnist", "imagefolder", "fake")
+PARTS = ("optimizer", "schedule")
+TOLD = ("name", "epochs", "strength", "reach")  # of a recipe, by results themselves
+RECIPE = (*TOLD, "batch_size", *PARTS, *OFF)
 DATASETS = (*(f"utils.data.{name}" for name in IN_MEMORY), "utils.data.imagenet")
 
 
@@ -46,23 +55,77 @@ def _load_data(target: str, arguments: str, device: torch.device) -> Data | Stre
         raise ValueError(f"data={target.rpartition('.')[2]}: {error}") from error
 
 
-def recipe_of(cfg: DictConfig) -> Recipe:
+def recipe_of(cfg: DictConfig, option: str = "recipe") -> Recipe:
     """
+    Args:
+        option: what the recipe is called on the command line, such as finetune.recipe.
+
     Raises:
-        ValueError: an option of the recipe is of a wrong type, or out of range.
+        ValueError: an option of the recipe is unknown, of a wrong type, or out of range.
     """
-    size, reach = cfg.recipe.batch_size, cfg.recipe.reach
-    if not isinstance(size, int):
-        raise ValueError(f"recipe.batch_size is a number of images; got {size!r}")
-    if not isinstance(reach, (int, float, NoneType)):
-        raise ValueError(f"recipe.reach is how far the penalty can move a gamma; got {reach!r}")
-    made = instantiate(cfg.recipe, _convert_="all")
-    recipe = Recipe(cfg.epochs, made["batch_size"], made["optimizer"], made["schedule"])
-    _try(cfg, "schedule", lambda: recipe.schedule(0.0))
-    told = [cfg.recipe.optimizer.get(name, 0.0) for name in ("lr", "momentum")]
-    if not all(isinstance(value, (int, float)) for value in told):  # lambda is computed from them
-        try_optimizer(cfg, recipe)
+    try:
+        return _recipe_of(cfg)
+    except ValueError as error:
+        raise ValueError(re.sub(r"(?<![.\w])recipe\.", f"{option}.", str(error))) from error
+
+
+def _recipe_of(cfg: DictConfig) -> Recipe:
+    told = plain(cfg.recipe)
+    _check_names(told, RECIPE, "recipe.")
+    for part in PARTS:
+        node = told.get(part)
+        if not isinstance(node, dict) or "_target_" not in node:
+            name = node if isinstance(node, str) else "NAME"
+            raise ValueError(f"recipe.{part} is a choice: write {part}={name}; got {node!r}")
+    check_numbers(told)
+    added = {name: told.get(name, off) for name, off in OFF.items()}
+    made = {part: instantiate(cfg.recipe[part], _convert_="all") for part in PARTS}
+    recipe = Recipe(cfg.epochs, told.get("batch_size"), **made, **added)
+    for part in PARTS:
+        _check_arguments(part, told[part])
+    _try(cfg, "schedule", lambda: [_factor(recipe.schedule, k / 100) for k in range(100)])
     return recipe
+
+
+def _factor(schedule: Callable[[float], float], progress: float) -> None:
+    factor = schedule(progress)
+    if not is_number(factor) or factor < 0:
+        raise ValueError(f"it gives the learning rate the factor {factor!r} at {progress:.0%}")
+
+
+def _check_arguments(part: str, node: Mapping[str, Any]) -> None:
+    """Every argument of an optimiser or a schedule is one that it takes."""
+    try:
+        taken = inspect.signature(get_object(node["_target_"])).parameters
+    except ValueError:  # a builtin says nothing of itself
+        return
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+        return
+    own = list(taken)[1:]  # the first is what the engine gives: parameters, or the progress
+    told = {key: value for key, value in node.items() if not key.startswith("_")}
+    if wrong := [key for key in told if key not in own]:
+        raise ValueError(
+            f"recipe.{part}.{wrong[0]}: {node['_target_']} takes no {' and no '.join(wrong)}"
+            f"{_near(wrong[0], own)}; choose another one with {part}=NAME, or leave out with "
+            f"{' '.join(f'~recipe.{part}.{key}' for key in wrong)}"
+        )
+    for key, value in told.items():
+        if isinstance(taken[key].default, bool) and not isinstance(value, bool):
+            raise ValueError(f"recipe.{part}.{key} is true or false; got {value!r}")
+
+
+def _check_names(node: Mapping[str, Any], known: Collection[str], before: str) -> None:
+    for key in node:
+        if key not in known:
+            raise ValueError(
+                f"no recipe has the option '{before}{key}'{_near(key, known)}; there are: "
+                f"{', '.join(known)}"
+            )
+
+
+def _near(word: str, words: Collection[str]) -> str:
+    near = difflib.get_close_matches(word, words, n=3, cutoff=0.5)
+    return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 
 def try_optimizer(cfg: DictConfig, recipe: Recipe) -> None:
@@ -78,15 +141,20 @@ def _try(cfg: DictConfig, part: str, call: Callable[[], Any]) -> None:
     try:
         call()
     except (TypeError, ValueError) as error:
+        if str(error).startswith("recipe."):
+            raise
         said = {key: value for key, value in cfg.recipe[part].items() if key[0] != "_"}
         raise ValueError(f"recipe.{part} can't be made of {said}: {error}") from error
 
 
 def recipe_identity(cfg: DictConfig, data: Data | Streamed) -> dict[str, Any]:
-    """The part of a recipe that can change the result; a batch is no larger than the data."""
-    recipe = {key: plain(cfg.recipe[key]) for key in ("batch_size", "optimizer", "schedule")}
-    size = min(recipe["batch_size"], len(data.train))
-    return {**recipe, "epochs": cfg.epochs, "batch_size": size}
+    """The part of a recipe that can change the result: what is off, an older recipe hadn't; and a
+    batch is no larger than the data."""
+    told = plain(cfg.recipe)
+    added = {name: told[name] for name, off in OFF.items() if told.get(name, off) != off}
+    size = min(told["batch_size"], len(data.train))
+    parts = {key: told[key] for key in PARTS}
+    return {**parts, **added, "batch_size": size, "epochs": cfg.epochs}
 
 
 def data_identity(data: Data | Streamed) -> dict[str, str]:
@@ -97,3 +165,73 @@ def data_identity(data: Data | Streamed) -> dict[str, str]:
 def decays(cfg: DictConfig) -> bool:
     """Whether weights decay, so that it matters whether gammas do."""
     return cfg.recipe.optimizer.get("weight_decay") != 0
+
+
+def finetuning(recipe: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe of a fine-tuning: that of the training, but for what is `said` of it.
+
+    A part that names its own `_target_` takes nothing over from the one it replaces.
+
+    Raises:
+        ValueError: something is said that no recipe has.
+    """
+    _check_names(said, RECIPE, "finetune.recipe.")
+    return _merged(recipe, said)
+
+
+def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    merged = copy.deepcopy(dict(old))
+    for key, value in new.items():
+        before = merged.get(key)
+        if not isinstance(value, Mapping) or not isinstance(before, Mapping):
+            merged[key] = copy.deepcopy(value)
+        elif "_target_" in value:
+            partial = {"_partial_": True} if before.get("_partial_") else {}
+            merged[key] = {**partial, **copy.deepcopy(dict(value))}
+        else:
+            merged[key] = _merged(before, value)
+    return merged
+
+
+def changes(cfg: DictConfig, named: str | None = None) -> dict[str, Any]:
+    """What was changed of a recipe by hand: {"optimizer.lr": 0.2, ...}, without "recipe.".
+
+    A value is None where the option was taken away. Not counted are how long the training is, and
+    lambda and what it follows from: results tell them by themselves.
+
+    Args:
+        named: the recipe as conf/recipe/ calls it; None: the one that was chosen, or `recipe.name`.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+
+    if named is None and HydraConfig.initialized():
+        named = HydraConfig.get().runtime.choices.get("recipe")
+    inside = GlobalHydra.instance().is_initialized()  # a script's own Hydra, or none
+    with nullcontext() if inside else initialize_config_dir(str(CONF), version_base="1.3"):
+        original = plain(compose(f"recipe/{named or cfg.recipe.name}").recipe)
+    now = plain(cfg.recipe)
+    before, after, said = (dict(_flat(node)) for node in (_telling(original), _telling(now), now))
+    return {
+        key: said.get(key)
+        for key in {**before, **after}
+        if key not in TOLD and before.get(key) != after.get(key)
+    }
+
+
+def _telling(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what is off anyway, and arguments that are their callable's own defaults."""
+    told = {key: value for key, value in recipe.items() if OFF.get(key, ...) != value}
+    for part in PARTS:
+        arguments = essence(recipe[part])["arguments"]
+        told[part] = {"_target_": recipe[part]["_target_"], **arguments}
+    return told
+
+
+def _flat(node: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value

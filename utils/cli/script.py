@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.cli.sentences import CONF, sentence_of
+from utils.cli.words import recipe_words
 from utils.training import distributed
 
 ROOT = CONF.parent
@@ -55,7 +56,7 @@ def script(
             distributed.hush()
             show_all = os.environ.get("HYDRA_FULL_ERROR") == "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints tracebacks itself
-            sys.argv[1:] = _own_network(_expand(sys.argv[1:], positional))
+            sys.argv[1:] = _own_network(recipe_words(_expand(sys.argv[1:], positional)))
             # Other processes, where a launcher starts them, find our modules from any folder.
             paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
             os.environ["PYTHONPATH"] = os.pathsep.join(paths)

@@ -68,7 +68,7 @@ def _option_names() -> list[str]:
     names: set[str] = set()
     for path in CONF.rglob("*.yaml"):
         content = yaml.safe_load(path.read_text()) or {}
-        group = path.parent.relative_to(CONF).as_posix()
+        group = path.parent.relative_to(CONF).as_posix().removesuffix("/base")
         prefix = "" if group in (".", "experiment") else f"{group}."
         names |= {f"{prefix}{key}" for key in content if not key.startswith(("_", "hydra"))}
     return sorted(names - {"defaults"})

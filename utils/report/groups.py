@@ -10,6 +10,8 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
+from utils.training.recipe import OFF
+
 Run = dict[str, Any]
 # What can't change a result, or is said by the result itself (seed, precision, data set).
 NEVER = {"runs_dir", "seed", "device", "dry_run", "allow", "model_path", "logger", "hardware"}
@@ -43,7 +45,8 @@ def settings(run: Run) -> dict[str, Any]:
     left_out = NEVER | FOREIGN[stage] | (START if run.get("parent") else set())
     asked = _filled({key: value for key, value in config.items() if key not in left_out})
     asked["data"] = _without(asked.get("data"), PATHS)
-    asked["recipe"] = _without(asked.get("recipe"), SCHEDULED)
+    if isinstance(asked.get("recipe"), Mapping):
+        asked["recipe"] = _without({**OFF, **asked["recipe"]}, SCHEDULED)
     asked["dataset"], asked["network"] = run.get("dataset"), run.get("model")
     # Of older runs only the wish is known, such as "auto".
     asked["precision"] = run.get("precision") or (config.get("hardware") or {}).get("precision")

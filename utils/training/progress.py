@@ -1,59 +1,42 @@
 """Progress on the terminal: a live bar for people, one plain line per epoch for files."""
 
 import sys
-import time
-from types import TracebackType
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
-class EpochProgress:
-    """Shows epoch, loss, accuracy, images/s and the time left."""
+class EpochProgress(Progress):
+    """Shows epoch, loss, accuracy, images/s and the time left.
 
-    def __init__(self, title: str, epochs: int, steps: int, done: int = 0):
-        self.title, self.epochs, self.steps = title, epochs, steps
-        self._started, self._images, self._first = time.monotonic(), 0, done
-        self._bar: Progress | None = None
-        if sys.stdout.isatty():
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.fields[note]}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                console=Console(),
-                transient=True,
-            )
-            self._task = self._bar.add_task(title, total=epochs * steps, completed=done, note="")
+    Args:
+        images: in an epoch.
+        done: how many of all epochs' images were seen before.
+    """
 
-    def __enter__(self) -> "EpochProgress":
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar:
-            self._bar.stop()
+    def __init__(self, title: str, epochs: int, images: int, done: int = 0):
+        columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}")]
+        columns += [TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()]
+        super().__init__(*columns, transient=True, disable=not sys.stdout.isatty())
+        self.title, self.epochs, self.done = title, epochs, done
+        self.note = f"epoch {done // images + 1}/{epochs}"
+        self.add_task(title, total=epochs * images, completed=done, note=self.note)
 
     def step(self, images: int) -> None:
-        self._images += images
-        if self._bar:
-            self._bar.update(self._task, advance=1, note=f"{self._rate():,.0f} img/s")
+        (task,) = self.tasks
+        self.update(task.id, advance=images, note=f"{self.note}  {self.rate():,.0f} img/s")
 
-    def epoch(self, epoch: int, loss: float, accuracy: dict[str, float]) -> None:
+    def rate(self) -> float:
+        """Images per second, since it goes on."""
+        (task,) = self.tasks
+        return (task.completed - self.done) / max(1e-9, task.elapsed)
+
+    def end_epoch(self, epoch: int, loss: float, accuracy: dict[str, float]) -> None:
         """`epoch` is 1 after the first one; accuracies are fractions by split."""
+        (task,) = self.tasks
         shares = ", ".join(f"{split} {100 * value:.2f} %" for split, value in accuracy.items())
-        done = max(1, epoch * self.steps - self._first)  # 0: resumed after an epoch's last step
-        left = (time.monotonic() - self._started) / done * (self.epochs - epoch) * self.steps
-        line = (
+        self.note = f"epoch {min(epoch + 1, self.epochs)}/{self.epochs}  loss {loss:.4f}"
+        print(
             f"{self.title}  epoch {epoch}/{self.epochs}  loss {loss:.4f}  {shares}  "
-            f"{self._rate():,.0f} img/s  {left:.0f} s left"
+            f"{self.rate():,.0f} img/s  {task.remaining / max(1e-9, self.rate()):.0f} s left",
+            flush=True,
         )
-        (self._bar.console.print(line) if self._bar else print(line, flush=True))
-
-    def _rate(self) -> float:
-        return self._images / max(1e-9, time.monotonic() - self._started)

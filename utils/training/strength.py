@@ -17,16 +17,24 @@ WATCHED = (
 STRONGEST = 0.02  # of the lambdas we choose: beyond it, the penalty drowns the loss
 
 
-def choose_strength(recipe: Recipe, mode: str, steps: int, far: float) -> float:
+def choose_strength(recipe: Recipe, mode: str, steps: int, far: float | None) -> float:
     """The lambda with which the penalty can move a gamma by `far`, to two digits, at most 0.02.
 
     The same lambda means little in a short run and collapse in a long one; the same reach means
     about the same. The paper's VGG has a reach of 6.6.
 
     Raises:
-        ValueError: the optimiser rescales gradients, so that nothing can be said.
+        ValueError: the optimiser rescales gradients, so that nothing can be said; the gammas don't
+            move at all; no reach is said.
     """
+    if far is None:
+        raise ValueError("lambda follows from recipe.reach, which is null: set method.strength")
     lr, momentum = lr_and_momentum(recipe)
+    if not lr:
+        raise ValueError(
+            "recipe.optimizer.lr=0 moves no gamma, so no lambda follows from recipe.reach: set "
+            "method.strength, or a learning rate above 0"
+        )
     if momentum is None and mode in ("subgradient", "loss"):
         raise ValueError(
             "what lambda does to a gamma depends on the optimiser's rescaling here: set "
