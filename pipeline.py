@@ -9,7 +9,6 @@ The unit of every table and sweep: what is finished costs nothing, what was inte
 """
 
 import copy
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,6 @@ import finetune
 import prune
 import train
 from utils.cli.script import script
-
-NOTES = "expected.jsonl"
 
 
 def pipeline(cfg) -> list[Path]:
@@ -102,26 +99,20 @@ def _summarise(folders: list[Path]) -> None:
 
 def _note(expected: Iterable[tuple[Path, Any]]) -> None:
     """Leave what is to be computed for `_sum_up`: a sweep's jobs may be other processes."""
-    from hydra.core.hydra_config import HydraConfig
+    from utils.cli import sweep
 
-    with open(Path(HydraConfig.get().sweep.dir) / NOTES, "a") as file:
-        for folder, time in expected:
-            if time is not True:
-                file.write(json.dumps([str(folder), time and vars(time)]) + "\n")
+    times = [(str(folder), time and vars(time)) for folder, time in expected if time is not True]
+    sweep.note(expected=times)
 
 
-def _sum_up(notes: Path) -> None:
+def _sum_up(expected: list[tuple[str, Any]]) -> None:
     """At the end of a dry run: all jobs' stages, each counted once."""
     from utils.runs.forecast import Forecast, total
 
-    path = notes / NOTES
-    if not path.exists():  # no job came so far
-        return
-    expected = dict(map(json.loads, path.read_text().splitlines()))
-    print(total(time and Forecast(**time) for time in expected.values()))
+    print(total(time and Forecast(**time) for time in dict(expected).values()))
 
 
-@script("pipeline", after_dry_run=_sum_up)
+@script("pipeline", after_dry_run=_sum_up, searches=True)
 def main(cfg) -> Any:
     from utils.cli import search, trial
 

@@ -1,5 +1,7 @@
 """Where and how a network runs: device, precision, memory layout, threads."""
 
+import os
+import re
 from dataclasses import dataclass
 from multiprocessing import current_process
 from pathlib import Path
@@ -54,8 +56,9 @@ def choose(
     threads: int | None = None,
     save_minutes: float = 10.0,
     sync_batchnorm: bool = False,
+    deterministic: bool = False,
 ) -> Hardware:
-    """Resolve "auto" and set the number of threads.
+    """Resolve "auto", and set what torch keeps for the whole process: threads, precision of fp32.
 
     Args:
         device: auto (a GPU if there is one; each worker of joblib its own), cpu, cuda, cuda:1, mps.
@@ -65,13 +68,24 @@ def choose(
         threads: CPU threads; None leaves torch's choice.
         save_minutes: training is saved that often inside an epoch, too; 0: after every step.
         sync_batchnorm: under torchrun, normalise over the whole batch, not over each GPU's part.
+        deterministic: on a GPU, too, the same bits every time; slower. A CPU gives them anyway.
 
     Raises:
-        ValueError: unknown or absent device, unknown precision, threads below 1, a negative time,
-            sync_batchnorm on the CPU.
+        ValueError: unknown or absent device, unknown precision, an option of the wrong type or out
+            of its range, sync_batchnorm on the CPU.
     """
+    _check(
+        channels_last=(channels_last, bool | None),
+        compile=(compile, bool),
+        threads=(threads, int | None),
+        save_minutes=(save_minutes, int | float),
+        sync_batchnorm=(sync_batchnorm, bool),
+        deterministic=(deterministic, bool),
+    )
     if not save_minutes >= 0:
         raise ValueError(f"hardware.save_minutes is a time, 0 or more; got {save_minutes}")
+    if precision not in ("auto", *PRECISIONS):
+        raise ValueError(f"hardware.precision is auto, fp32 or bf16; got {precision!r}")
     if threads is not None:
         if threads < 1:
             raise ValueError(f"hardware.threads is a number from 1 on; got {threads}")
@@ -80,18 +94,55 @@ def choose(
     if device == "auto":
         gpu = gpu_of_worker(current_process().name, torch.cuda.device_count())
         device = f"cuda:{gpu}" if torch.cuda.is_available() else "cpu"
-    try:
-        chosen = torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        reason = (str(error).strip() or "not available here").splitlines()[0].rstrip(".")
-        raise ValueError(f"device={device} can't be used ({reason}); try device=cpu") from error
+    chosen = _usable(device)
     if sync_batchnorm and chosen.type != "cuda":
         raise ValueError("hardware.sync_batchnorm needs GPUs: leave it out on the CPU")
     if precision == "auto":
         precision = "bf16" if has_native_bf16(chosen) else "fp32"
-    if precision not in PRECISIONS:
-        raise ValueError(f"hardware.precision is auto, fp32 or bf16; got {precision!r}")
+    _set_kernels(chosen, precision, deterministic)
     return Hardware(chosen, precision, channels_last, compile, save_minutes, sync_batchnorm)
+
+
+def _check(**options: tuple[object, object]) -> None:
+    """Each option is of its type; a text such as "maybe" would count as true."""
+    for name, (value, kind) in options.items():
+        wrong_bool = isinstance(value, bool) and not (kind == bool or kind == bool | None)
+        if wrong_bool or not isinstance(value, kind):
+            words = {bool: "true or false", bool | None: "true, false or null"}
+            said = words.get(kind, "a number")
+            raise ValueError(f"hardware.{name} is {said}; got {value!r}")
+
+
+def _usable(device: str) -> torch.device:
+    """
+    Raises:
+        ValueError: nothing can be computed there.
+    """
+    try:
+        chosen = torch.ones(1, device=device)
+        if chosen.is_meta:
+            raise RuntimeError("it holds no numbers")
+        (chosen + 1).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        said = str(error).strip() or "not available here"
+        if "could not run" in said.lower():  # a page about torch's dispatcher
+            said = "this torch is built without it"
+        reason = re.split(r"\. |\n", said)[0].rstrip(".")
+        raise ValueError(f"device={device} can't be used ({reason}); try device=cpu") from error
+    return chosen.device
+
+
+def _set_kernels(device: torch.device, precision: str, deterministic: bool) -> None:
+    """fp32 is all 23 bits, also where a GPU would round factors to TF32's 10."""
+    if device.type == "cuda":
+        exact = precision == "fp32"
+        torch.backends.cudnn.allow_tf32 = not exact
+        torch.set_float32_matmul_precision("highest" if exact else "high")
+        torch.backends.cudnn.deterministic = deterministic
+        if deterministic:
+            torch.backends.cudnn.benchmark = False
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+    torch.use_deterministic_algorithms(deterministic)
 
 
 def gpu_of_worker(process: str, count: int) -> int:
@@ -107,7 +158,7 @@ def has_native_bf16(device: torch.device) -> bool:
     if device.type != "cpu":
         return False
     info = Path("/proc/cpuinfo")  # torch has no public question for this; elsewhere: fp32
-    flags = set(info.read_text().split()) if info.exists() else set()
+    flags = set(info.read_text("utf-8").split()) if info.exists() else set()
     return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
