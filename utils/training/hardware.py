@@ -3,6 +3,7 @@
 import os
 import re
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing import current_process
 from pathlib import Path
 
@@ -24,16 +25,20 @@ class Hardware:
     compile: bool
     save_minutes: float = 10.0  # between two saves inside an epoch
     sync_batchnorm: bool = False
+    deterministic: bool = False  # asked for, where it makes a difference
 
     @property
     def identity(self) -> dict[str, object]:
         """What can change a result, as it enters a run's hash; several processes only if so."""
         several = {"processes": distributed.count(), "sync_batchnorm": self.sync_batchnorm}
         alone = distributed.count() == 1
-        return {"precision": self.precision, **({} if alone else several)}
+        repeats = {"deterministic": True} if self.deterministic else {}
+        return {"precision": self.precision, **repeats, **({} if alone else several)}
 
     def place(self, model: nn.Module) -> nn.Module:
         """Move a network to the device, in the layout that suits it."""
+        if self.device.type == "cpu":
+            _warn_if_busy()
         model.to(self.device)
         if self.lays_channels_last(model):
             model.to(memory_format=torch.channels_last)
@@ -74,14 +79,8 @@ def choose(
         ValueError: unknown or absent device, unknown precision, an option of the wrong type or out
             of its range, sync_batchnorm on the CPU.
     """
-    _check(
-        channels_last=(channels_last, bool | None),
-        compile=(compile, bool),
-        threads=(threads, int | None),
-        save_minutes=(save_minutes, int | float),
-        sync_batchnorm=(sync_batchnorm, bool),
-        deterministic=(deterministic, bool),
-    )
+    flags = {"compile": compile, "sync_batchnorm": sync_batchnorm, "deterministic": deterministic}
+    _check_types(flags, channels_last, threads, save_minutes)
     if not save_minutes >= 0:
         raise ValueError(f"hardware.save_minutes is a time, 0 or more; got {save_minutes}")
     if precision not in ("auto", *PRECISIONS):
@@ -99,18 +98,22 @@ def choose(
         raise ValueError("hardware.sync_batchnorm needs GPUs: leave it out on the CPU")
     if precision == "auto":
         precision = "bf16" if has_native_bf16(chosen) else "fp32"
-    _set_kernels(chosen, precision, deterministic)
-    return Hardware(chosen, precision, channels_last, compile, save_minutes, sync_batchnorm)
+    _set_kernels(precision, deterministic)
+    counts = deterministic and chosen.type == "cuda"
+    return Hardware(chosen, precision, channels_last, compile, save_minutes, sync_batchnorm, counts)
 
 
-def _check(**options: tuple[object, object]) -> None:
-    """Each option is of its type; a text such as "maybe" would count as true."""
-    for name, (value, kind) in options.items():
-        wrong_bool = isinstance(value, bool) and not (kind == bool or kind == bool | None)
-        if wrong_bool or not isinstance(value, kind):
-            words = {bool: "true or false", bool | None: "true, false or null"}
-            said = words.get(kind, "a number")
-            raise ValueError(f"hardware.{name} is {said}; got {value!r}")
+def _check_types(flags: dict, channels_last: object, threads: object, save_minutes: object) -> None:
+    """A text such as "maybe" would count as true."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"hardware.{name} is true or false; got {value!r}")
+    if not isinstance(channels_last, bool | None):
+        raise ValueError(f"hardware.channels_last is true, false or null; got {channels_last!r}")
+    if isinstance(threads, bool) or not isinstance(threads, int | None):
+        raise ValueError(f"hardware.threads is a whole number from 1 on; got {threads!r}")
+    if isinstance(save_minutes, bool) or not isinstance(save_minutes, int | float):
+        raise ValueError(f"hardware.save_minutes is a time, 0 or more; got {save_minutes!r}")
 
 
 def _usable(device: str) -> torch.device:
@@ -132,17 +135,27 @@ def _usable(device: str) -> torch.device:
     return chosen.device
 
 
-def _set_kernels(device: torch.device, precision: str, deterministic: bool) -> None:
-    """fp32 is all 23 bits, also where a GPU would round factors to TF32's 10."""
-    if device.type == "cuda":
-        exact = precision == "fp32"
-        torch.backends.cudnn.allow_tf32 = not exact
-        torch.set_float32_matmul_precision("highest" if exact else "high")
-        torch.backends.cudnn.deterministic = deterministic
-        if deterministic:
-            torch.backends.cudnn.benchmark = False
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+def _set_kernels(precision: str, deterministic: bool) -> None:
+    """fp32 is all 24 bits, also where a GPU would round factors to the 11 of TF32."""
+    torch.backends.cudnn.allow_tf32 = precision != "fp32"
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.deterministic = deterministic
+    if deterministic:
+        torch.backends.cudnn.benchmark = False
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses
     torch.use_deterministic_algorithms(deterministic)
+
+
+@cache
+def _warn_if_busy() -> None:
+    """Threads wait for each other: where others keep the cores busy, two are slower than one."""
+    cores, threads = os.cpu_count() or 1, torch.get_num_threads()
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if threads > 1 and load > 1.5 * cores:
+        print(
+            f"warning: a load of {load:.0f} on {cores} cores, so {threads} threads will wait for "
+            f"each other; hardware.threads=1 may be many times as fast"
+        )
 
 
 def gpu_of_worker(process: str, count: int) -> int:
