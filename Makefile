@@ -26,7 +26,8 @@ demo: $(INSTALLED) ## handwritten digits: baseline, sparse training, cut, fine-t
 	@$(PY) pipeline.py runs_dir=$(RUNS)
 	@$(PY) report.py $(RUNS) only=digits latency=true
 
-runs: $(INSTALLED) ## list what lies in runs/ (RUNS=folder): state, size, what stands on it
+runs: ## list what lies in runs/ (RUNS=folder): state, size, what stands on it
+	@test -x $(PY) || { echo "there is no environment in $(VENV) yet: make install"; exit 1; }
 	@$(PY) report.py $(RUNS) list=true
 
 test: $(INSTALLED) lint ## lint and tests, a few minutes

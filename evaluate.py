@@ -8,19 +8,22 @@
 Costs need no data. Accuracy is measured on the data the network was trained on, or on data=...
 """
 
-from utils.cli.script import script
+from utils.cli.script import begin, script
+
+if __name__ == "__main__":  # --help doesn't wait for what is imported next
+    begin("evaluate")
+
+from pathlib import Path
+
+from hydra.utils import instantiate
+
+import stages
+from slimming import checkpoint as artifact
+from utils.networks.cost import count, count_macs_thop, latency
 
 
 def evaluate_checkpoint(cfg) -> dict:
     """Print and return {"params": ..., "macs": ..., "accuracy": {...}, "latency": {...}}."""
-    from pathlib import Path
-
-    from hydra.utils import instantiate
-
-    import stages
-    from slimming import checkpoint as artifact
-    from utils.networks.cost import count, count_macs_thop, latency
-
     hardware = instantiate(cfg.hardware)
     path = stages.find_parent(cfg, lambda result: True, "run `python train.py` first")
     parent = stages.Parent.open(path)
@@ -51,7 +54,7 @@ def evaluate_checkpoint(cfg) -> dict:
     return found
 
 
-@script("evaluate", positional="ckpt")
+@script("evaluate")
 def main(cfg) -> None:
     evaluate_checkpoint(cfg)
 

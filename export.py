@@ -144,7 +144,7 @@ def _latency(cfg, to: Path, checkpoint, source) -> dict:
     return timing.compare(networks, checkpoint.input_shape, written)
 
 
-@script("export", positional="ckpt")
+@script("export")
 def main(cfg) -> None:
     export(cfg)
 

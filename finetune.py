@@ -7,6 +7,11 @@ The controls of Liu et al. 2019 ("Rethinking the Value of Network Pruning"): scr
 weights for as many epochs as the unpruned network had, scratch=B for as much computation.
 """
 
+from utils.cli.script import begin, script, typed
+
+if __name__ == "__main__":  # --help doesn't wait for what is imported next
+    begin("finetune")
+
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +24,6 @@ from engine import fit
 from slimming.checkpoint import build, restore
 from slimming.methods.base import Plain
 from utils.cli import configured
-from utils.cli.script import script, typed
 from utils.data.seeding import mix
 from utils.networks.cost import count_macs
 from utils.runs.folder import Run

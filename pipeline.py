@@ -8,26 +8,27 @@
 The unit of every table and sweep: what is finished costs nothing, what was interrupted goes on.
 """
 
+from utils.cli.script import begin, script
+
+if __name__ == "__main__":  # --help doesn't wait for what is imported next
+    begin("pipeline")
+
 import copy
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
 import finetune
 import prune
 import stages
 import train
-from utils.cli import configured, search, trial
-from utils.cli.script import script
+from utils.cli import configured, search, sweep, trial
 from utils.runs.folder import read_result
 from utils.runs.forecast import Forecast, forecast, total
 
-NOTES = "expected.jsonl"
 Step = tuple[Any, stages.Stage]  # a stage, and the config that its own script would have
 
 
@@ -129,22 +130,16 @@ def _summarise(folders: list[Path]) -> None:
 
 def _note(expected: Iterable[tuple[Path, Any]]) -> None:
     """Leave what is to be computed for `_sum_up`: a sweep's jobs may be other processes."""
-    with open(Path(HydraConfig.get().sweep.dir) / NOTES, "a") as file:
-        for folder, time in expected:
-            if time is not True:
-                file.write(json.dumps([str(folder), time and vars(time)]) + "\n")
+    times = [(str(folder), time and vars(time)) for folder, time in expected if time is not True]
+    sweep.note(expected=times)
 
 
-def _sum_up(notes: Path) -> None:
+def _sum_up(expected: list[tuple[str, Any]]) -> None:
     """At the end of a dry run: all jobs' stages, each counted once."""
-    path = notes / NOTES
-    if not path.exists():  # no job came so far
-        return
-    expected = dict(map(json.loads, path.read_text().splitlines()))
-    print(total(time and Forecast(**time) for time in expected.values()))
+    print(total(time and Forecast(**time) for time in dict(expected).values()))
 
 
-@script("pipeline", after_dry_run=_sum_up)
+@script("pipeline", after_dry_run=_sum_up, searches=True)
 def main(cfg) -> Any:
     train.from_checkpoint(cfg)
     finetune.refuse_epochs_of_scratch(cfg.finetune.scratch, "finetune.epochs")

@@ -9,6 +9,11 @@ Reads one checkpoint, writes one checkpoint. Shows what each layer would lose be
 proves that the thin network computes what the masked one computes.
 """
 
+from utils.cli.script import begin, script
+
+if __name__ == "__main__":  # --help doesn't wait for what is imported next
+    begin("prune")
+
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +30,6 @@ from slimming.planning.budget import check_target
 from slimming.planning.planner import check_options, check_ratio
 from slimming.repair.compensate import check_compensation
 from utils.cli import configured
-from utils.cli.script import script
 from utils.data import Data
 from utils.data.seeding import mix
 from utils.networks.cost import latency

@@ -153,7 +153,7 @@ def _time(runs: list[dict], allow: tuple[str, ...]) -> None:
                 write_text(Path(run["folder"]) / "latency.json", text)
 
 
-@script("report", positional="runs_dir")
+@script("report")
 def main(cfg) -> None:
     from utils.report.paper.report import paper_table
     from utils.runs import housekeeping

@@ -8,6 +8,11 @@ Writes runs/<name>/: config.yaml, metrics.jsonl, model.pt, result.json. The same
 after an interruption, and returns at once when the run is finished.
 """
 
+from utils.cli.script import begin, script, typed
+
+if __name__ == "__main__":  # --help doesn't wait for what is imported next
+    begin("train")
+
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +26,6 @@ import stages
 from engine import fit
 from slimming.checkpoint import Checkpoint, build
 from utils.cli import configured
-from utils.cli.script import script, typed
 from utils.data import Data
 from utils.data.seeding import mix
 from utils.networks import build as network

@@ -13,15 +13,11 @@ from hydra.core.override_parser.types import Glob
 from omegaconf import DictConfig
 
 from door import CONF, ROOT, config
-from utils.cli.script import FLAGS, _expand, _own_network
+from utils.cli.words import FLAGS, translated
 
 COMMAND = re.compile(r"(?:\bpython|\btorchrun(?: --[\w-]+(?:=\w+)?)*) ([\w/]+)\.py\b([^`\n#|&;]*)")
 PLACEHOLDER = re.compile(r"[A-Z]+(_[A-Z]+)*|\.\.\.")  # NAME, FILE, N; of experiments, networks, ...
-SCRIPTS = {
-    path.stem: found.group(1)
-    for path in ROOT.glob("*.py")
-    if (found := re.search(r'@script\("\w+"(?:.*positional="(\w+)")?', path.read_text()))
-}
+SCRIPTS = {path.stem for path in ROOT.glob("*.py") if "@script(" in path.read_text("utf-8")}
 
 
 def commands(path: Path) -> list[tuple[str, str]]:
@@ -45,7 +41,7 @@ def jobs(script: str, rest: str) -> list[list[str]]:
     words = [w for before, w in zip(["", *words], words, strict=False) if before not in FLAGS]
     options = [word for word in words if not word.startswith("-")]
     values, several = [], False
-    for word in _own_network(_expand(options, SCRIPTS[script])):
+    for word in translated(options, script):
         parsed = OverridesParser.create().parse_override(word)
         key, choices = parsed.get_key_element(), [word]
         if isinstance(parsed.value(), Glob):
@@ -98,7 +94,7 @@ def test_every_command_of_a_text_composes(path):
 
 
 def test_there_are_commands_and_a_wrong_one_is_found(tmp_path):
-    assert len(commands(ROOT / "README.md")) > 10 and {"train", "report"} <= set(SCRIPTS)
+    assert len(commands(ROOT / "README.md")) > 10 and {"train", "report"} <= SCRIPTS
     for wrong in ("epoch=3", "data=cifar11", "ratio=0.3,0.5", "method.strenght=X", "epochs=many"):
         text = tmp_path / "wrong.md"
         text.write_text(f"Try `python pipeline.py {wrong}` today.\n")

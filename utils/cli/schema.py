@@ -1,59 +1,68 @@
 """Types of the options that stand at the top level, so that a wrong one is refused at once."""
 
+import glob
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode
+from omegaconf import (
+    MISSING,
+    BooleanNode,
+    DictConfig,
+    FloatNode,
+    IntegerNode,
+    OmegaConf,
+    StringNode,
+    ValueNode,
+)
+
+
+def _needed(kind: type[ValueNode]) -> ValueNode:
+    return kind(MISSING, is_optional=False)  # conf/*.yaml says the value
+
 
 TYPES = {
     "common": {
-        "runs_dir": StringNode("runs", is_optional=False),
+        "runs_dir": _needed(StringNode),
         "seed": IntegerNode(None),
-        "device": StringNode("auto", is_optional=False),
-        "dry_run": BooleanNode(False, is_optional=False),
-        "strict": BooleanNode(False, is_optional=False),
-        "recompute": BooleanNode(False, is_optional=False),
+        "device": _needed(StringNode),
+        **{name: _needed(BooleanNode) for name in ("dry_run", "strict", "recompute")},
+        "model_path": StringNode(None),
+        "ckpt": StringNode(None),
     },
     "cut": {
         "ratio": FloatNode(None),
         "target": {name: FloatNode(None) for name in ("macs", "params", "latency")},
-        "floor": FloatNode(1, is_optional=False),
-        "refill": BooleanNode(True, is_optional=False),
-        "round_to": IntegerNode(1, is_optional=False),
-        "rounding": StringNode("nearest", is_optional=False),
-        "scope": StringNode("global", is_optional=False),
-        "coupled": StringNode("prune", is_optional=False),
-        "combine": StringNode("max", is_optional=False),
-        "dead": StringNode("floor", is_optional=False),
-        "unread": StringNode("keep", is_optional=False),
-        "compensate": StringNode("none", is_optional=False),
-        "images": IntegerNode(2048, is_optional=False),
-        "recalibrate": IntegerNode(0, is_optional=False),
-    },
-    "evaluate": {
-        "latency": BooleanNode(False, is_optional=False),
-        "macs_thop": BooleanNode(False, is_optional=False),
+        "floor": _needed(FloatNode),
+        "refill": _needed(BooleanNode),
+        "round_to": _needed(IntegerNode),
+        **{
+            name: _needed(StringNode)
+            for name in ("rounding", "scope", "coupled", "combine", "dead", "unread", "compensate")
+        },
+        "images": _needed(IntegerNode),
+        "recalibrate": _needed(IntegerNode),
     },
     "export": {
-        "fold": BooleanNode(False, is_optional=False),
-        "half": BooleanNode(False, is_optional=False),
-        "latency": BooleanNode(True, is_optional=False),
+        "to": StringNode(None),
+        **{name: _needed(BooleanNode) for name in ("fold", "half", "latency")},
     },
+    "evaluate": {name: _needed(BooleanNode) for name in ("latency", "macs_thop")},
     "report": {
-        "runs_dir": StringNode("runs", is_optional=False),
-        "only": StringNode(None),
-        "figures": StringNode(None),
-        "table": StringNode(None),
-        "fast": BooleanNode(False, is_optional=False),
-        "list": BooleanNode(False, is_optional=False),
-        "delete": StringNode(None),
-        "unfinished": BooleanNode(False, is_optional=False),
-        "yes": BooleanNode(False, is_optional=False),
-        "latency": BooleanNode(False, is_optional=False),
+        "runs_dir": _needed(StringNode),
+        **{name: StringNode(None) for name in ("only", "figures", "table", "delete")},
+        **{name: _needed(BooleanNode) for name in ("fast", "list", "unfinished", "yes", "latency")},
     },
-    "training": {"epochs": IntegerNode(1, is_optional=False)},
+    "training": {"epochs": _needed(IntegerNode)},
+    "start": {"init": StringNode(None)},
+    "tuning": {"scratch": _needed(StringNode)},
+    "pipeline": {
+        "passes": _needed(IntegerNode),
+        "finetune": {"epochs": IntegerNode(None), "scratch": _needed(StringNode)},
+    },
 }
+PLACES = ("runs_dir", "ckpt", "init", "to", "model_path")
 
 
 def register() -> None:
@@ -64,17 +73,42 @@ def register() -> None:
         )
 
 
-def round_floats(cfg: DictConfig) -> None:
-    """Every number to 12 digits, in place: range(0.1,0.5,0.1) counts 0.30000000000000004, and that
-    would be another run than 0.3."""
-    for key, value in _floats(OmegaConf.to_container(cfg), ()):
-        if (rounded := float(f"{value:.12g}")) != value:
-            OmegaConf.update(cfg, ".".join(key), rounded)
+def settle(cfg: DictConfig) -> None:
+    """Numbers and places as they are meant, in place: 12 digits, ~ as the home folder.
+
+    range(0.1,0.5,0.1) counts 0.30000000000000004, and that would be another run than 0.3.
+
+    Raises:
+        ValueError: a whole number of more than 64 bits, a place that is empty or a pattern.
+    """
+    for key, value in _numbers(OmegaConf.to_container(cfg), ()):
+        name = ".".join(key)
+        if isinstance(value, float):
+            if (rounded := float(f"{value:.12g}")) != value:
+                OmegaConf.update(cfg, name, rounded)
+        elif not -(2**63) <= value < 2**64:
+            raise ValueError(
+                f"{name} is a number of at most 64 bits; got one of {value.bit_length()}"
+            )
+    for name in PLACES:
+        if cfg.get(name) is not None:
+            cfg[name] = _place(name, cfg[name])
 
 
-def _floats(node: Any, key: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], float]]:
-    if isinstance(node, float):
+def _place(name: str, value: str) -> str:
+    if not value.strip():
+        raise ValueError(f"{name}= is empty: say which, or leave it out")
+    path = str(Path(value).expanduser()) if value.startswith("~") else value
+    if name in ("ckpt", "init") and glob.has_magic(path) and not Path(path).exists():
+        fits = sorted(glob.glob(path))
+        told = ", ".join(fits[:8]) + (f" and {len(fits) - 8} more" if len(fits) > 8 else "")
+        raise ValueError(f"{name}={value} is a pattern that fits {told or 'nothing'}: say which")
+    return path
+
+
+def _numbers(node: Any, key: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int | float]]:
+    if isinstance(node, (int, float)) and not isinstance(node, bool):
         yield key, node
     elif isinstance(node, dict):
         for name, value in node.items():
-            yield from _floats(value, (*key, str(name)))
+            yield from _numbers(value, (*key, str(name)))

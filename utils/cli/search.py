@@ -1,12 +1,8 @@
-"""What a sweeper that searches, such as optuna, is told about each job, and what it keeps quiet."""
+"""What a sweeper that searches, such as optuna, is told about each job."""
 
-import os
-import sys
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 NO_SPLIT = "a search chooses on the validation split, never on the test set: add data.val_size=..."
@@ -45,14 +41,3 @@ def objective(folder: Path) -> float | tuple[float, float]:
         raise ValueError(NO_SPLIT)
     alone = isinstance(HydraConfig.get().sweeper.direction, str)
     return accuracy if alone else (accuracy, float(result["macs"]))
-
-
-class NameFailures(Callback):
-    """Names the jobs that failed, although the sweeper went on."""
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        from utils.cli.script import failures_file, name_failures
-
-        notes = Path(config.hydra.sweep.dir) / failures_file(os.getpid())
-        if notes.exists():
-            sys.exit(name_failures(notes))

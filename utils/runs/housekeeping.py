@@ -156,7 +156,10 @@ def what_must_stay(every: Sequence[Folder], chosen: Sequence[Folder]) -> dict[st
 
 
 def show(runs_dir: Path) -> None:
-    """Print what lies in a runs folder, a line per run."""
+    """Print what lies in a runs folder, a line per run; where there is none yet, that."""
+    if not runs_dir.exists():
+        print(f"0 runs: there is no folder {runs_dir}/ yet")
+        return
     every = folders(runs_dir)
     rows = [("run", "stage", "state", "age", "size", "stand on it"), *listing(every)]
     widths = [max(map(len, column)) for column in zip(*rows)]

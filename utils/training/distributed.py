@@ -12,8 +12,6 @@ from datetime import timedelta
 from multiprocessing import current_process
 from typing import TYPE_CHECKING, Any
 
-from utils.data.seeding import mix
-
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not wait for it
     from torch import Tensor, nn
 
@@ -75,6 +73,8 @@ def join(device: str) -> str:
 
 def own_seed(*parts: int | float | str) -> int:
     """`mix(*parts)`; another one in each further process, which sees other images."""
+    from utils.data.seeding import mix  # its room imports torch, and --help must not wait for it
+
     return mix(*parts, *([rank()] if rank() else []))
 
 

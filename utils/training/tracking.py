@@ -23,6 +23,7 @@ class WandB:
     Args:
         mode: offline (files only; `wandb sync <folder>/wandb/offline-run-*` sends them later),
             online (falls back to offline when the server can't be reached), or disabled.
+            None: what WANDB_MODE says, or offline.
         project, entity, tags: as in W&B; network, data, method and recipe become tags, too.
         artifacts: also record model.pt and result.json as a W&B artifact.
         timeout: seconds to wait for the server.
@@ -30,15 +31,21 @@ class WandB:
 
     def __init__(
         self,
-        mode: str = "offline",
+        mode: str | None = None,
         project: str = "network-slimming",
         entity: str | None = None,
         tags: tuple[str, ...] = (),
         artifacts: bool = False,
         timeout: float = 20.0,
     ):
+        name = "logger.mode"
+        if mode is None:
+            name, said = "WANDB_MODE", os.environ.get("WANDB_MODE") or "offline"
+            mode = {"dryrun": "offline", "run": "online"}.get(said, said)  # W&B's older words
         if mode not in ("offline", "online", "disabled"):
-            raise ValueError(f"logger.mode is offline, online or disabled; got {mode!r}")
+            raise ValueError(f"{name} is offline, online or disabled; got {mode!r}")
+        if not isinstance(artifacts, bool):
+            raise ValueError(f"logger.artifacts is true or false; got {artifacts!r}")
         self.mode, self.project, self.entity, self.tags = mode, project, entity, list(tags)
         self.artifacts, self.timeout = artifacts, timeout
         self._run: Any = None
@@ -63,6 +70,8 @@ class WandB:
     def _init(self, mode: str, name: str, group: str, stage: str) -> Any:
         if mode != "online":  # else even an offline run sends W&B statistics about itself
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        if not os.path.isdir(os.environ.get("HOME", "")):  # else it logs there, or on the terminal
+            os.environ.setdefault("WANDB_CACHE_DIR", str(self._folder.resolve() / "wandb"))
         import wandb
 
         quiet = wandb.Settings(silent=True, console="off")
