@@ -21,12 +21,9 @@ FIGURES = ("pdf", "svg", "png")
 
 def report(cfg) -> Path:
     """Report the finished runs below `runs_dir`; return the path of report.md."""
-    from rich.console import Console
-
-    from utils.report import table
-    from utils.report.page import markdown as page_markdown
+    from utils.report import render, table
     from utils.report.page import page
-    from utils.report.plots import marks as plots
+    from utils.report.story import Story
     from utils.runs.results import find_runs, write_text
 
     if cfg.figures not in (None, *FIGURES):
@@ -35,7 +32,7 @@ def report(cfg) -> Path:
     runs = table.choose(find_runs(root), cfg.only)
     if cfg.latency:
         _time(runs, tuple(cfg.allow))
-    story = plots.Story(runs)
+    story = Story(runs)
     data = table.frame(story.rows)
     folder = root / "report"
     folder.mkdir(exist_ok=True)
@@ -43,12 +40,12 @@ def report(cfg) -> Path:
     pictures = _pictures(drawn, folder)
     if cfg.figures:
         _figures(drawn, folder / "figures", cfg.figures)
-    data.to_csv(folder / "table.csv", index=False)
+    write_text(folder / "table.csv", render.csv(data))
     # Not by pandas, whose JSON has ten digits.
     write_text(folder / "report.json", json.dumps(story.rows, indent=1) + "\n")
-    write_text(folder / "report.md", page_markdown.text(story.rows, runs, pictures))
+    write_text(folder / "report.md", page.markdown(story, pictures))
     write_text(folder / "index.html", page.page(story, drawn, _title(story)))
-    console = Console(width=None if Console().is_terminal else 200)
+    console = render.console()
     for shown in _terminal(story.rows, data, narrow=console.width < 100):
         console.print(shown)
     print(f"{folder / 'index.html'} explains it: open it in a browser; {folder / 'report.md'} too")
@@ -89,13 +86,14 @@ def _figures(drawn, folder: Path, kind: str) -> None:
 
 def _terminal(rows: list[dict], data, narrow: bool) -> list:
     """Every network in a rich table; too many to read become a line per network and ratio."""
+    from utils.report.render import terminal
     from utils.report.summary import by_ratio
     from utils.report.table import humane
 
     recipes = dict.fromkeys(row["recipe"] for row in rows)
     if len(rows) > ROWS:
         parts = ((of, [row for row in rows if row["recipe"] == of]) for of in recipes)
-        return [_table(by_ratio(part), f"{of} recipe") for of, part in parts]
+        return [terminal(by_ratio(part), f"{of} recipe") for of, part in parts]
     text = humane(data)
     same = [column for column in text.columns if text[column].nunique() == 1]
     said = [data[column].iloc[0] for column in ("network", "data") if column in same]
@@ -105,24 +103,7 @@ def _terminal(rows: list[dict], data, narrow: bool) -> list:
         hidden |= {"epochs"}
         text["channels"] = text["channels"].str.replace(r" \(.*\)", "", regex=True)
     shown = [column for column in text.columns if column not in hidden]
-    return [_table(text[shown], ", ".join(said) or None)]
-
-
-def _table(text, title: str | None):
-    """Words may wrap in a narrow window, numbers may not."""
-    from rich import box
-    from rich.table import Table
-
-    from utils.report.table import LEFT
-
-    table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for column in text.columns:
-        words = column in LEFT
-        justify, least = ("left", 12) if words else ("right", None)
-        table.add_column(column, justify=justify, no_wrap=not words, min_width=least)
-    for values in text.astype(str).values.tolist():
-        table.add_row(*values)
-    return table
+    return [terminal(text[shown], ", ".join(said) or None)]
 
 
 def _time(runs: list[dict], allow: tuple[str, ...]) -> None:

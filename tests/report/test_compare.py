@@ -8,7 +8,7 @@ import pytest
 from door import config, tiny
 from pipeline import pipeline
 from report import report
-from utils.report import table
+from utils.report import render, table
 from utils.report.compare import Difference, as_text, contests, paired
 from utils.runs.results import find_runs
 
@@ -119,7 +119,7 @@ def test_of_several_lambdas_one_is_the_reference(runs):
 
 def test_the_report_shows_it_as_a_plot_and_in_numbers(runs, contest):
     written = report(config("report", f"runs_dir={runs}")).read_text()
-    assert table.markdown(as_text(contest)) in written
+    assert render.markdown(as_text(contest)) in written
     html = (runs / "report" / "index.html").read_text()
     assert 'id="compare"' in html and "macs 0.5: against slimming (λ 0.5)" in html
 

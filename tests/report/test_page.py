@@ -19,7 +19,7 @@ from utils.report.page import page
 from utils.report.plots import marks as plots
 from utils.report.plots.cost import front, ticks
 from utils.report.summary import points
-from utils.report.table import rows
+from utils.report.table import paths, rows
 from utils.runs import results
 
 QUICK = ("epochs=2", "finetune.epochs=1", "compensate=bias", "data.val_size=64")
@@ -208,7 +208,7 @@ def made_up(strength: float, ratio: float | None, val: float | None, seed=0, **f
 
 def suggestion(runs: list[dict]):
     (members,) = sweeps(points(rows(runs))).values()
-    return knee(members, {run["run"]: run for run in runs})
+    return knee(members, paths(runs))
 
 
 def test_the_knee_is_the_cheapest_cut_within_one_standard_error_of_the_best():

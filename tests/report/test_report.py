@@ -13,11 +13,12 @@ from evaluate import evaluate_checkpoint
 from pipeline import pipeline
 from report import report
 from train import train
-from utils.report import table
-from utils.report.page import markdown as page_markdown
+from utils.report import render, table
+from utils.report.page import page
 from utils.report.plots import marks as plots
 from utils.report.plots.gammas import gammas
 from utils.report.plots.layers import widths
+from utils.report.story import Story
 from utils.report.summary import apart, by_ratio, points
 from utils.runs.results import find_runs
 from utils.runs.units import si
@@ -157,7 +158,7 @@ def test_controls_and_other_recipes_are_not_called_fine_tuning():
 
 def test_no_table_of_the_page_mixes_recipes():
     runs = [made_up("a", "train"), made_up("b", "train", recipe="paper", strength=0)]
-    text = page_markdown.text(table.rows(runs), runs, {})
+    text = page.markdown(Story(runs), {})
     fast, paper = text.split("## Where")[0].split("## Recipe: ")[1:]
     assert fast.startswith("fast") and "| a |" in fast and "| b |" not in fast
     assert paper.startswith("paper") and "| b |" in paper and "| a |" not in paper
@@ -258,13 +259,13 @@ def test_pictures_say_what_they_leave_out_and_draw_nothing_of_nothing(tmp_path):
         return [made_up(f"t{k}", "train", strength=k / 100, seed=s) for s in (0, 1)]
 
     trainings = [run for k in range(8) for run in strength(k)]
-    drawn = gammas(plots.Story(trainings))
+    drawn = gammas(Story(trainings))
     assert len(drawn.figure.axes) == 6, "one panel per lambda, not per seed"
     assert "λ 0.06" in drawn.note and "λ 0.07" in drawn.note and "λ 0.05" not in drawn.note
-    nothing = widths(plots.Story(trainings))
+    nothing = widths(Story(trainings))
     assert nothing.figure is None and "python prune.py" in nothing.note
     cuts = [made_up(f"p{k}", "prune", "t1", ratio=k / 10) for k in range(1, 9)]
-    drawn = widths(plots.Story([*trainings, *cuts]))
+    drawn = widths(Story([*trainings, *cuts]))
     assert len(drawn.figure.axes) == 6 and "cut 80 %" not in drawn.note, "mild and hard cuts"
     plots.save(drawn.figure, tmp_path / "widths.png")
     assert (tmp_path / "widths.png").stat().st_size > 1000
@@ -274,7 +275,7 @@ def test_pictures_say_what_they_leave_out_and_draw_nothing_of_nothing(tmp_path):
 def test_the_published_tables_are_those_of_the_committed_results(name):
     rows = table.rows(find_runs(ROOT / "results" / name))
     shown = [(ROOT / page).read_text() for page in ("README.md", "docs/measurements.md")]
-    assert any(table.markdown(by_ratio(rows)) in text for text in shown)
+    assert any(render.markdown(by_ratio(rows)) in text for text in shown)
 
 
 def test_the_networks_in_the_fresh_clone_open():

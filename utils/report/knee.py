@@ -4,13 +4,14 @@
 1984): within one standard error of the best mean validation accuracy. The test set has no say.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
-from utils.report.summary import Point, by_line
+from utils.report.summary import Point, by_line, goal
 
+Run = Mapping[str, Any]
 SWEEP = ("recipe", "network", "data", "method", "pass")
 
 
@@ -26,23 +27,44 @@ class Knee:
 
 
 def sweeps(points: Iterable[Point]) -> dict[tuple, list[Point]]:
-    """{(recipe, network, data, method, pass): its final points}.
+    """{(recipe, network, data, method, pass): its final points}; a single cell has no bend.
 
     Uncut networks belong to the sweeps of all methods.
     """
     ends = final(points)
-    cuts = [point for point in ends if not uncut(point)]
-    found: dict[tuple, list[Point]] = {}
-    for point in cuts:
-        found.setdefault(tuple(point[column] for column in SWEEP), []).append(point)
-    for key, members in found.items():
-        found[key] = [p for p in ends if uncut(p) and _same(p, key)] + members
+    cuts: dict[tuple, list[Point]] = {}
+    for point in ends:
+        if not uncut(point):
+            cuts.setdefault(tuple(point[column] for column in SWEEP), []).append(point)
+    found = {}
+    for key, members in cuts.items():
+        members = _comparable(members)
+        if len({(point["lambda"], goal(point)) for point in members}) > 1:
+            lambdas = {0, *(point["lambda"] for point in members)}
+            here = [p for p in ends if uncut(p) and p["lambda"] in lambdas and _same(p, key)]
+            found[key] = here + members
     return found
 
 
+def _comparable(cuts: Sequence[Point]) -> list[Point]:
+    """Cuts by ratio; where there are none, cuts to targets under several lambdas (a comparison of
+    methods has one)."""
+    if by_ratio := [point for point in cuts if point["ratio"] is not None]:
+        return by_ratio
+    return list(cuts) if len({point["lambda"] for point in cuts}) > 1 else []
+
+
 def _same(point: Point, key: tuple) -> bool:
-    here = {column: point[column] for column in SWEEP} | {"method": None}
-    return here == {**dict(zip(SWEEP, key)), "method": None}
+    own = zip(SWEEP, key, strict=True)
+    return all(point[column] == value for column, value in own if column != "method")
+
+
+def title(key: tuple) -> str:
+    """What a sweep is of, as far as it isn't what all are."""
+    recipe, network, data, method, number = key
+    more = [] if method == "slimming" else [method]
+    more += [] if number == 1 else [f"pass {number}"]
+    return ", ".join([network, str(data), f"{recipe} recipe", *more])
 
 
 def uncut(point: Point) -> bool:
@@ -64,8 +86,12 @@ def last_steps(points: Iterable[Point]) -> list[Point]:
     return list(last.values())
 
 
-def knee(points: Sequence[Point], runs: dict[str, dict[str, Any]]) -> Knee | None:
-    """The knee of one sweep; None where no validation accuracy, or no error of it, is known."""
+def knee(points: Sequence[Point], paths: Mapping[str, Sequence[Run]]) -> Knee | None:
+    """The knee of one sweep; None where no validation accuracy, or no error of it, is known.
+
+    Args:
+        paths: {run: the chain that ends in it}, of `utils.report.table.paths`.
+    """
     known = [point for point in points if point.mean("val") is not None]
     able = [point for point in known if not uncut(point)]
     if not able:
@@ -73,7 +99,7 @@ def knee(points: Sequence[Point], runs: dict[str, dict[str, Any]]) -> Knee | Non
     best = max(able, key=lambda point: (point.mean("val"), -point.mean("macs")))
     dense = max(filter(uncut, known), key=lambda point: point.mean("val"), default=None)
     errors = {"over seeds": (best.spread("val") or 0) / sqrt(best.n)}
-    if images := _val_images(runs[best["run"]], runs):
+    if images := _val_images(paths[best["run"]]):
         mean = best.mean("val")
         # The same images for each seed: more seeds don't make this part smaller.
         errors[f"of {images} validation images"] = sqrt(mean * (1 - mean) / images)
@@ -85,11 +111,7 @@ def knee(points: Sequence[Point], runs: dict[str, dict[str, Any]]) -> Knee | Non
     return Knee(point, best, dense, error, why)
 
 
-def _val_images(run: dict[str, Any], runs: dict[str, dict[str, Any]]) -> int | None:
+def _val_images(path: Sequence[Run]) -> int | None:
     """How many images a run was validated on, as its config or that of its parents says."""
-    while run:
-        data = (run.get("config") or {}).get("data") or {}
-        if data.get("val_size"):
-            return int(data["val_size"])
-        run = runs.get(run.get("parent"))
-    return None
+    said = (((run.get("config") or {}).get("data") or {}).get("val_size") for run in path[::-1])
+    return next((int(size) for size in said if size), None)

@@ -1,7 +1,7 @@
 """By which code, on which machine and by which command the runs of a table were made."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from string import ascii_uppercase
 from typing import Any
 
@@ -24,10 +24,9 @@ def letters(runs: Iterable[Run]) -> dict[str, str]:
     return {name: names[k] if k < len(names) else f"#{k}" for k, name in enumerate(ordered)}
 
 
-def commits(rows: Sequence[Mapping[str, Any]], runs: Sequence[Run]) -> str:
-    """A warning where the rows of one table come from several commits, or ""."""
-    here = {row["run"] for row in rows}
-    counts = Counter(commit(run) for run in runs if run["run"] in here)
+def commits(runs: Iterable[Run]) -> str:
+    """A warning where what stands in one table comes from several commits, or ""."""
+    counts = Counter(map(commit, runs))
     if len(counts) < 2:
         return ""
     said = ", ".join(f"{name} ({count} runs)" for name, count in counts.most_common(5))

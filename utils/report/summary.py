@@ -18,7 +18,6 @@ from utils.runs.units import si
 
 Row = dict[str, Any]
 LINE = ("recipe", "network", "data", "lambda", "ratio", "target", "pass", "method")
-APART = "Values of runs that differ in more than their seed are not averaged but shown one by one"
 CUT = re.compile(r"^cut ([\d.]+ %|to [^+]*[^+ ])")  # "cut 50 %", "cut to macs 0.5"
 
 

@@ -23,7 +23,6 @@ AFTER = {
     "recalibrated": frozenset(),
 }
 COSTS = ("params", "macs", "macs_thop", "flops_paper", "bytes")
-LEFT = ("step", "network", "data", "recipe", "method", "then", "against", "verdict", "run")  # words
 INTEGERS = ("seed", "pass", "kept", "total", *COSTS, "epochs")
 
 
@@ -210,9 +209,12 @@ def tuning(run: Run) -> str:
 
 
 def frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """The rows as they are, typed: a missing integer stays missing and turns no other to float."""
-    data = pd.DataFrame(list(rows))
-    return data.astype(dict.fromkeys(INTEGERS, "Int64"))
+    """The rows as they are, typed: a missing integer stays missing and turns no other to float.
+
+    thop's count only where somebody asked for one.
+    """
+    data = pd.DataFrame(list(rows)).astype(dict.fromkeys(INTEGERS, "Int64"))
+    return data.drop(columns="macs_thop") if data["macs_thop"].isna().all() else data
 
 
 def humane(data: pd.DataFrame) -> pd.DataFrame:
@@ -249,12 +251,3 @@ def goals(data: pd.DataFrame) -> list[str]:
 
 def _each(column: pd.Series, convert) -> list[str]:
     return ["-" if pd.isna(value) else convert(value) for value in column]
-
-
-def markdown(text: pd.DataFrame) -> str:
-    """A GitHub table; numbers to the right."""
-    lines = [list(text.columns), ["---" if c in LEFT else "---:" for c in text.columns]]
-    lines += text.astype(str).values.tolist()
-    return "\n".join(
-        "| " + " | ".join(x.replace("|", "\\|") for x in line) + " |" for line in lines
-    )

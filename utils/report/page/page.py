@@ -1,26 +1,27 @@
 """index.html: everything a person needs to understand what happened, in one file.
 
-It loads nothing: plots are SVG inside it, and what is written in a result is escaped.
+It loads nothing: plots are SVG inside it, and its template escapes whatever a result says.
 """
 
 from collections.abc import Callable, Mapping
-from html import escape
-from pathlib import Path
-from string import Template
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from utils.report.page import tables as page_tables
-from utils.report.page.lead import cards, knee_lead, summary
-from utils.report.plots import marks as plots
+import pandas as pd
+
+from utils.report import knee, render
+from utils.report.compare import as_text
+from utils.report.origins import commits, environments
+from utils.report.page import content
 from utils.report.plots.compare import compared
 from utils.report.plots.cost import cost
 from utils.report.plots.gammas import evolution, gammas
 from utils.report.plots.layers import widths
-from utils.report.plots.marks import Drawn, Story
+from utils.report.plots.marks import Drawn, svg
 from utils.report.plots.sweep import after_cut, against_ratio, grid
 from utils.report.plots.training import curves
-
-HERE = Path(__file__).parent
+from utils.report.story import Story
+from utils.report.summary import goal
+from utils.report.table import machine
 
 
 class Plot(NamedTuple):
@@ -97,42 +98,43 @@ def page(story: Story, drawn: Mapping[str, Drawn], title: str) -> str:
     Args:
         drawn: of `draw`.
     """
-    sections = [
-        ("results", "Results", page_tables.results(story), True),
-        *(_plot(plot, drawn[plot.name], story) for plot in PLOTS),
-        ("runs", "Where each number is from", page_tables.origins(story), True),
-    ]
-    contents = "".join(
-        f'<a href="#{name}">{escape(head)}</a>' for name, head, _, there in sections if there
-    )
-    body = "\n".join(
-        f'<section id="{name}"{"" if there else " class=missing"}><h2>{escape(head)}</h2>'
-        f"{inside}</section>".replace("class=missing", 'class="missing"')
-        for name, head, inside, there in sections
-    )
-    return Template((HERE / "page.html").read_text()).substitute(
-        title=escape(title),
-        css=(HERE / "page.css").read_text(),
-        js=(HERE / "page.js").read_text(),
-        summary=summary(story),
-        cards=cards(story),
-        toc=contents,
-        sections=body,
+    return _filled(
+        "page.html",
+        story,
+        title=title,
+        results=[(part, *_told_once(story, part)) for part in content.parts(story)],
+        plots=[(plot, drawn[plot.name]) for plot in PLOTS],
+        svg=svg,
+        mixed=commits(story.runs),
+        environments=environments(story.runs),
+        knee=knee,
+        goal=goal,
     )
 
 
-def _plot(plot: Plot, drawn: Drawn, story: Story) -> tuple[str, str, str, bool]:
-    if drawn.figure is None:
-        return plot.name, plot.title, f'<p class="soft">{_code(drawn.note)}</p>', False
-    lead = knee_lead(story) if plot.name == "grid" else escape(plot.lead)
-    picture = plots.svg(drawn.figure, plot.name, escape(plot.title, quote=True))
-    note = f"<figcaption>{escape(drawn.note)}</figcaption>" if drawn.note else ""
-    more = page_tables.comparisons(story) if plot.name == "compare" else ""
-    inside = f'<p>{lead}</p><figure><div class="scroll">{picture}</div>{note}</figure>{more}'
-    return plot.name, plot.title, inside, True
+def markdown(story: Story, pictures: Mapping[str, str]) -> str:
+    """report.md: a table per recipe, the pictures, and how each run came to be.
+
+    Args:
+        pictures: file name -> a note on what is not in it, or "".
+    """
+    by_thop = any(row["macs_thop"] is not None for row in story.rows)
+    return _filled("report.md", story, pictures=pictures, by_thop=by_thop, machine=machine)
 
 
-def _code(text: str) -> str:
-    """Escaped; `words` as code."""
-    parts = escape(text).split("`")
-    return "".join(f"<code>{part}</code>" if k % 2 else part for k, part in enumerate(parts))
+def _filled(template: str, story: Story, **more: Any) -> str:
+    contests = [(contest.title, as_text(contest)) for contest in story.contests]
+    return render.page(template, story=story, content=content, contests=contests, **more)
+
+
+def _told_once(story: Story, part: content.Part) -> tuple[pd.DataFrame, str | None]:
+    """The means without what is the same everywhere, and the number of seeds if that is."""
+    text = part.means
+    if part.commits:
+        text = text.assign(commit=part.commits)
+    if story.alone:  # the title says it
+        text = text.drop(columns=["network", "data"])
+    found = {n for column in text for cell in text[column] for n in render.SEEDS.findall(str(cell))}
+    if len(found) != 1:
+        return text, None
+    return text.replace(render.SEEDS, "", regex=True), found.pop()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.cli.experiments import composed
+from utils.report import render
 from utils.report.paper import rows as paper
 from utils.report.paper import text as paper_text
 from utils.report.table import choose
@@ -24,8 +25,6 @@ def paper_table(table: str, root: Path, only: str | None = None, fast: bool = Fa
     Raises:
         ValueError: there is no such table.
     """
-    from rich.console import Console
-
     paper.rows(table)  # an unknown table is refused before anything is read
     twin = "fast" if fast else None
     words = "python pipeline.py experiment={}" + (f" twin={twin}" if twin else "")
@@ -39,14 +38,16 @@ def paper_table(table: str, root: Path, only: str | None = None, fast: bool = Fa
     folder = root / "report"
     folder.mkdir(parents=True, exist_ok=True)
     name = f"table_{table}{'_fast' if fast else ''}"
-    write_text(folder / f"{name}.md", paper_text.markdown(table, lines, fast))
-    write_text(folder / f"{name}.tex", paper_text.latex(table, lines, fast))
-    write_text(folder / f"{name}.csv", paper_text.comma_separated(lines))
-    console = Console(width=None if Console().is_terminal else 200)
-    console.print(paper_text.terminal(table, lines, fast))
-    for note in paper_text.notes(table, lines, fast):
+    shown, title = paper_text.text(lines, fast), paper_text.title(table, fast)
+    notes, commands = paper_text.notes(table, lines, fast), paper_text.missing(lines)
+    said = {"title": title, "text": shown, "notes": notes, "commands": commands}
+    write_text(folder / f"{name}.md", render.page("paper.md", **said))
+    caption, empty = " ".join([f"{title}.", *notes]), [f"empty: {command}" for command in commands]
+    write_text(folder / f"{name}.tex", render.latex(shown, caption, empty))
+    write_text(folder / f"{name}.csv", render.csv(paper_text.raw(lines)))
+    render.console().print(render.terminal(shown, title))
+    for note in notes:
         print(note)
-    commands = paper_text.missing(lines)
     if commands:
         print("To fill the empty rows:", *commands, sep="\n  ")
     print(f"{folder / name}.md, .tex, .csv have this table")

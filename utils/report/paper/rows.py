@@ -13,11 +13,12 @@ from typing import Any
 import yaml
 
 from utils.report import groups
+from utils.report.table import paths
+from utils.runs.results import STAGES
 from utils.runs.units import si
 
 Run = dict[str, Any]
 PUBLISHED = Path(__file__).resolve().parents[3] / "results" / "paper.yaml"
-STAGES = ["train", "prune", "finetune"]
 
 
 @lru_cache
@@ -91,12 +92,12 @@ def lines(
         compose: experiment -> its whole config, as `pipeline.py` would have it.
         command: what fills an empty row, with {} for the experiment.
     """
-    paths = _paths(runs)
+    whole = [path for path in paths(runs).values() if path[0].get("parent") is None]
     result = []
     for row in rows(table):
         line = {**row, "measure": measure_of(row), "port": _of_the_port(row), "command": None}
         experiment = row.get("experiment")
-        candidates = [path for path in paths if path[0]["dataset"] == row["data"]]
+        candidates = [path for path in whole if path[0]["dataset"] == row["data"]]
         if experiment:
             ours = of_row(row, compose(experiment), candidates) if candidates else []
             line |= summary(ours, row) if ours else {"command": command.format(experiment)}
@@ -106,7 +107,7 @@ def lines(
 
 def of_row(row: Mapping[str, Any], config: Mapping[str, Any], paths: Sequence) -> list[list[Run]]:
     """Those of `paths` (a first training and what was made of it) that are this very row."""
-    stages = STAGES * config["passes"] or STAGES[:1]
+    stages = [*STAGES] * config["passes"] or [STAGES[0]]
     if "pass" in row:
         stages = stages[: 3 * row["pass"] - (2 if row["stage"] == "train" else 0)]
     wanted = []
@@ -140,19 +141,6 @@ def summary(paths: Sequence[Sequence[Run]], row: Mapping[str, Any]) -> dict[str,
             left = mean(end[count] / whole[count] for end, whole in zip(ends, dense, strict=True))
             found[key] = 100 * (1 - left)
     return found
-
-
-def _paths(runs: Sequence[Run]) -> list[list[Run]]:
-    """Each run with those it stands on, from its first training on."""
-    known = {run["run"]: run for run in runs}
-    paths = []
-    for run in runs:
-        path = [run]
-        while (parent := known.get(path[0].get("parent"))) and parent not in path:
-            path.insert(0, parent)
-        if path[0].get("parent") is None:
-            paths.append(path)
-    return paths
 
 
 def _expected(config: Mapping[str, Any], path: Sequence[Run]) -> list[Run]:

@@ -1,9 +1,9 @@
-"""The paper's tables as text: Markdown, LaTeX (booktabs), CSV, terminal; of `paper.lines`."""
+"""The paper's tables as text for people; of `rows.lines`."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import pandas as pd
 
 from utils.report.paper.rows import cost, published
 
@@ -14,8 +14,8 @@ COLUMNS += ("params", "params_pruned", "ours_params", "ours_params_pruned")
 COLUMNS += ("flops", "flops_pruned", "ours_flops", "ours_flops_pruned", "refused", "command")
 
 
-def cells(lines: Sequence[Line], twin: bool) -> tuple[list[str], list[list[str]]]:
-    """(header, rows) of what people read; a twin isn't set against the published numbers."""
+def text(lines: Sequence[Line], twin: bool) -> pd.DataFrame:
+    """What people read; a twin isn't set against the published numbers."""
     measure = lines[0]["measure"]
     header = ["row", f"paper, {measure} %", "port", "ours (n)", "difference", "band"]
     header += ["params, paper", "params, ours", "FLOPs, paper", "FLOPs, ours"]
@@ -24,7 +24,7 @@ def cells(lines: Sequence[Line], twin: bool) -> tuple[list[str], list[list[str]]
     # Not every table has FLOPs, or rows that the port has too.
     empty = {i for i in range(1, len(header)) if all(row[i] == "-" for row in body)} - {3, 4}
     shown = [i for i in range(len(header)) if i not in hidden | empty]
-    return [header[i] for i in shown], [[row[i] for i in shown] for row in body]
+    return pd.DataFrame(body, columns=header).iloc[:, shown]
 
 
 def _cells(line: Line) -> list[str]:
@@ -84,58 +84,11 @@ def missing(lines: Sequence[Line]) -> list[str]:
     return list(dict.fromkeys(line["command"] for line in lines if line["command"]))
 
 
-def markdown(table: str, lines: Sequence[Line], twin: bool) -> str:
-    header, body = cells(lines, twin)
-    rule = ["---", *("---:" for _ in header[1:])]
-    text = [f"# {title(table, twin)}", ""]
-    text += ["| " + " | ".join(row) + " |" for row in (header, rule, *body)]
-    text += ["", *(line for note in notes(table, lines, twin) for line in (note, ""))]
-    if commands := missing(lines):
-        text += ["To fill the empty rows:", ""]
-        text += [f"- `{command}`" for command in commands]
-    return "\n".join(text).rstrip() + "\n"
-
-
-def latex(table: str, lines: Sequence[Line], twin: bool) -> str:
-    r"""A table for \usepackage{booktabs}."""
-    header, body = cells(lines, twin)
-    rows = [" & ".join(map(_escape, row)) + r" \\" for row in (header, *body)]
-    text = [
-        *("% needs \\usepackage{booktabs}", *(f"% empty: {command}" for command in missing(lines))),
-        *(r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}"),
-        *(r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule", r"\end{tabular}"),
-        rf"\caption{{{_escape(' '.join([title(table, twin) + '.', *notes(table, lines, twin)]))}}}",
-        r"\end{table}",
-    ]
-    return "\n".join(text) + "\n"
-
-
-def _escape(text: str) -> str:
-    for plain in "%&_#$":
-        text = text.replace(plain, f"\\{plain}")
-    return text.replace("±", r"$\pm$").replace("\\%", r"\,\%").replace(r" \,", r"\,")
-
-
-def comma_separated(lines: Sequence[Line]) -> str:
+def raw(lines: Sequence[Line]) -> pd.DataFrame:
     """All raw numbers; counts and percentages as they are."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    for line in lines:
-        names = {"published": line[line["measure"]], "published_std": line.get("std")}
-        writer.writerow({**line, **names})
-    return out.getvalue()
-
-
-def terminal(table: str, lines: Sequence[Line], twin: bool):
-    """A rich table; the commands stand below it."""
-    from rich import box
-    from rich.table import Table
-
-    header, body = cells(lines, twin)
-    shown = Table(title=title(table, twin), box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for i, name in enumerate(header):
-        shown.add_column(name, justify="right" if i else "left", no_wrap=i > 0)
-    for row in body:
-        shown.add_row(*row)
-    return shown
+    named = [
+        {**line, "published": line[line["measure"]], "published_std": line.get("std")}
+        for line in lines
+    ]
+    cells = [[line.get(column) for column in COLUMNS] for line in named]
+    return pd.DataFrame(cells, columns=COLUMNS, dtype=object)

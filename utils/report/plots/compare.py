@@ -2,8 +2,9 @@
 
 from matplotlib.axes import Axes
 
-from utils.report.compare import Contest, Entrant, contests, paired
-from utils.report.plots.marks import BLUE, GREY, RED, Drawn, Story, left_out, style
+from utils.report.compare import Contest, Entrant, paired
+from utils.report.plots.marks import BLUE, GREY, RED, Drawn, left_out, style
+from utils.report.story import Story
 
 MISSING = (
     "There is nothing to compare yet: several methods have to meet one target. `python pipeline.py "
@@ -13,8 +14,7 @@ MISSING = (
 
 def compared(story: Story, most: int = 3) -> Drawn:
     """A panel per contest, a line per method: each seed's difference, their mean, its interval."""
-    found = contests([*story.paths.values()])
-    able = [contest for contest in found if _pairs(contest)]
+    able = [contest for contest in story.contests if _pairs(contest)]
     if not able:
         return Drawn(None, MISSING)
     from matplotlib.figure import Figure

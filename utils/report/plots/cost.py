@@ -17,11 +17,11 @@ from utils.report.plots.marks import (
     RED,
     SKY,
     Drawn,
-    Story,
     left_out,
     legend,
     style,
 )
+from utils.report.story import Story
 from utils.report.summary import Point
 
 COSTS = {

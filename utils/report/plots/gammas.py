@@ -17,12 +17,12 @@ from utils.report.plots.marks import (
     PANELS,
     RED,
     Drawn,
-    Story,
     left_out,
     legend,
     panels,
     style,
 )
+from utils.report.story import Story
 from utils.report.table import method, network, ratio, strength, target
 from utils.runs.results import metrics
 from utils.training.strength import EDGES

@@ -11,13 +11,13 @@ from utils.report.plots.marks import (
     GREY,
     PANELS,
     Drawn,
-    Story,
     left_out,
     legend,
     panels,
     spread,
     style,
 )
+from utils.report.story import Story
 
 Chain = list[dict[str, Any]]
 

@@ -1,4 +1,4 @@
-"""What all plots share: the story they tell, their looks, and how they become files and SVG.
+"""What all plots share: their looks, and how they become files and SVG.
 
 Each plot is a function `(story) -> Drawn`; `page.py` lists them in their order. Colours are
 Okabe and Ito's, told apart by every kind of colour vision.
@@ -9,17 +9,13 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-from utils.report import table
-from utils.report.summary import Point, points
 
 matplotlib.use("Agg")
 BLACK, GREY, GRID, GAP = "#1A1A1A", "#8C8C8C", "#D8D8D8", "#FEFEFD"
@@ -58,38 +54,6 @@ STYLE = {
         ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), BLACK
     ),
 }
-
-
-@dataclass(frozen=True)
-class Story:
-    """All that a plot may show: `runs` as `utils.runs.results.find_runs` gives them."""
-
-    runs: Sequence[dict[str, Any]]
-
-    @cached_property
-    def alone(self) -> bool:
-        """Whether all is about one network on one data set: then no plot needs to say so."""
-        return len({(row["network"], row["data"], row["recipe"]) for row in self.rows}) == 1
-
-    @cached_property
-    def by_name(self) -> dict[str, dict[str, Any]]:
-        return {run["run"]: run for run in self.runs}
-
-    @cached_property
-    def chains(self) -> list[list[dict[str, Any]]]:
-        return table.chains(self.runs)
-
-    @cached_property
-    def paths(self) -> dict[str, list[dict[str, Any]]]:
-        return table.paths(self.runs)
-
-    @cached_property
-    def rows(self) -> list[dict[str, Any]]:
-        return table.rows(self.runs)
-
-    @cached_property
-    def points(self) -> list[Point]:
-        return points(self.rows)
 
 
 class Drawn(NamedTuple):
@@ -159,7 +123,7 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(path, metadata=dates)
 
 
-def svg(figure: Figure, name: str, label: str) -> str:
+def svg(figure: Figure, name: str, label: str) -> Markup:
     """An <svg> for the middle of a page: in the page's font and colours, without foreign names."""
     file = io.StringIO()
     with style():
@@ -180,5 +144,6 @@ def svg(figure: Figure, name: str, label: str) -> str:
     for colour, themed in THEMED.items():
         text = re.sub(colour, themed, text, flags=re.I)
     size = re.search(r'viewBox="[^"]*"', text)[0]
-    inside = text[text.index(">") + 1 :]
-    return f'<svg class="plot" {size} role="img" aria-label="{label}">{inside}'.strip()
+    inside = text[text.index(">") + 1 :].strip()
+    head = '<svg class="plot" {} role="img" aria-label="{}">{}'
+    return Markup(head).format(Markup(size), label, Markup(inside))

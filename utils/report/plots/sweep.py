@@ -10,7 +10,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from utils.report.knee import Knee, knee, sweeps, uncut
+from utils.report.knee import Knee, title, uncut
 from utils.report.plots.marks import (
     BLACK,
     GAP,
@@ -20,62 +20,36 @@ from utils.report.plots.marks import (
     RED,
     SERIES,
     Drawn,
-    Story,
     left_out,
     legend,
     panels,
     style,
 )
+from utils.report.story import Story
 from utils.report.summary import Point, goal
 
 BELOW = 0.10  # what is further below the best gets the darkest colour: a collapse hides the rest
 
 
-def knees(story: Story) -> dict[tuple, Knee | None]:
-    """The knee of each sweep, None where nothing may be chosen; a single cell has no bend."""
-    return {key: knee(points, story.by_name) for key, points in _grids(story).items()}
-
-
-def _grids(story: Story) -> dict[tuple, list[Point]]:
-    able = {key: _swept(points) for key, points in sweeps(story.points).items()}
-    return {key: points for key, points in able.items() if _is_grid(points)}
-
-
-def _swept(points: Sequence[Point]) -> list[Point]:
-    """Cuts by ratio; where there are none, cuts to targets under several lambdas (a comparison has
-    one); and what they were cut from."""
-    cuts = [point for point in points if point["ratio"] is not None]
-    if not cuts:
-        cuts = [point for point in points if not uncut(point)]
-        cuts = cuts if len({point["lambda"] for point in cuts}) > 1 else []
-    lambdas = {0, *(point["lambda"] for point in cuts)}
-    return [p for p in points if uncut(p) and p["lambda"] in lambdas] + cuts
-
-
 def grid(story: Story) -> Drawn:
     """Rows are lambdas, columns are cuts; validation accuracy, or test where there is no other."""
-    able = _grids(story)
+    able = story.sweeps
     if not able:
         return Drawn(
             None,
             "There is no sweep here yet. `python pipeline.py -m method.strength=0.005,0.015 "
             "ratio=0.3,0.5,0.7 data.val_size=200` makes one.",
         )
-    found = knees(story)
     shown = list(able.items())[:4]
     heights = [1.3 + 0.5 * len({p["lambda"] for p in points}) for _, points in shown]
     with style(), matplotlib.rc_context({"axes.grid": False}):
         figure = Figure(figsize=(8, sum(heights)))
         axes = figure.subplots(len(shown), 1, squeeze=False, height_ratios=heights)[:, 0]
         for panel, (key, points) in zip(axes, shown, strict=True):
-            _grid(panel, points, found[key])
+            _grid(panel, points, story.knees[key])
             if not story.alone or len(shown) > 1:
-                panel.set_title(sweep_title(key), pad=10)
-    return Drawn(figure, left_out(sweep_title(key) for key in [*able][4:]))
-
-
-def _is_grid(points: Sequence[Point]) -> bool:
-    return len({(p["lambda"], goal(p)) for p in points if not uncut(p)}) > 1
+                panel.set_title(title(key), pad=10)
+    return Drawn(figure, left_out(title(key) for key in [*able][4:]))
 
 
 def _grid(axes: Axes, points: Sequence[Point], found: Knee | None) -> None:
@@ -233,10 +207,3 @@ def line(axes: Axes, points: Sequence[Point], kind: str, kinds: Sequence[str]) -
 
 def _base(kind: str) -> str:
     return kind.removesuffix(" + recalibrated")
-
-
-def sweep_title(key: tuple) -> str:
-    recipe, network, data, method, number = key
-    more = [] if method == "slimming" else [method]
-    more += [] if number == 1 else [f"pass {number}"]
-    return ", ".join([network, str(data), f"{recipe} recipe", *more])

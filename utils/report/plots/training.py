@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from utils.report.plots.marks import MARKERS, SERIES, Drawn, Story, left_out, legend, spread, style
+from utils.report.plots.marks import MARKERS, SERIES, Drawn, left_out, legend, spread, style
+from utils.report.story import Story
 from utils.report.summary import Point, goal
 from utils.runs.results import metrics
 
