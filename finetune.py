@@ -91,7 +91,7 @@ def describe(cfg, parent: stages.Parent | None = None) -> stages.Stage:
             {
                 **stages.facts(run, seed, data, hardware, parent.checkpoint.target, parent),
                 "scratch": cfg.scratch,
-                "finetune_recipe": cfg.recipe.name,
+                **configured.recipe_facts(cfg, "finetune_recipe"),
                 "epochs": recipe.epochs,
                 "accuracy": stages.accuracies(model, data, hardware),
             },

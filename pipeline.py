@@ -108,7 +108,7 @@ def _for_stage(cfg, tuning: bool, parent: stages.Parent | None):
     target = OmegaConf.to_container(cfg.model).get("_target_", "")
     with open_dict(new):
         if tuning:
-            new.update(cfg.finetune)
+            new.update(configured.tuning(configured.plain(cfg)))
         if parent is not None:
             new.ckpt = str(parent.path)
         # A class named on this command line is trusted.

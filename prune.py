@@ -29,11 +29,11 @@ from slimming.graph.graph import check_coupled
 from slimming.planning.budget import check_target
 from slimming.planning.planner import check_options, check_ratio
 from slimming.repair.compensate import check_compensation
-from utils.cli import configured
+from utils.cli import configured, sweep
 from utils.data import Data
 from utils.data.seeding import mix
 from utils.networks.cost import latency
-from utils.networks.show import show_accuracies, show_plan
+from utils.networks.show import show_accuracies, show_cut, show_plan
 from utils.runs.folder import Run
 from utils.training.method import check_needs, make, name_of, scoring_identity
 
@@ -102,7 +102,8 @@ def describe(cfg, parent: stages.Parent | None = None) -> stages.Stage:
         graph, scores = _score(cfg, model, data, seed)
         measure = _timer(model, graph, data, hardware)
         keep = plan(graph, scores, **goal, measure=measure, **options)
-        show_plan(model, graph, scores, keep)
+        if not sweep.is_on():
+            show_plan(model, graph, scores, keep)
         return model, graph, keep
 
     def check() -> None:
@@ -269,8 +270,6 @@ def _cut(cfg, model, graph, keep: Plan, data: Data, hardware, seed: int) -> tupl
     }
 
     def images(number: int) -> list[torch.Tensor]:
-        if number > len(data.train):
-            print(f"using all {len(data.train)} training images: there are no more")
         return list(data.sample(min(number, len(data.train)), seed=seed))
 
     folded = []
@@ -280,7 +279,10 @@ def _cut(cfg, model, graph, keep: Plan, data: Data, hardware, seed: int) -> tupl
     if cfg.recalibrate:
         recalibrate(thin, images(cfg.recalibrate))
         reached["recalibrated"] = stages.accuracies(thin, data, hardware)
-    show_accuracies(reached)
+    if sweep.is_on():
+        show_cut(keep, reached)
+    else:
+        show_accuracies(reached)
     return thin, {
         "accuracy": list(reached.values())[-1],
         "variants": reached,

@@ -104,7 +104,7 @@ def describe(cfg, parent: stages.Parent | None = None) -> stages.Stage:
             {
                 **stages.facts(run, seed, data, hardware, checkpoint.target, parent),
                 "network": label,
-                "recipe": cfg.recipe.name,
+                **configured.recipe_facts(cfg, "recipe"),
                 "epochs": recipe.epochs,
                 "strength": method.strength,
                 "pass": cuts + 1,

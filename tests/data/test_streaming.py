@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from PIL import Image
 
 import engine
@@ -477,7 +478,8 @@ def test_the_papers_recipes_for_imagenet():
     cfg = config(
         "pipeline", "recipe=paper_imagenet", "recipe@finetune.recipe=paper_imagenet_finetune"
     )
-    trained, tuned = (configured.recipe_of(part) for part in (cfg, cfg.finetune))
+    own = OmegaConf.create(configured.tuning(configured.plain(cfg)))
+    trained, tuned = (configured.recipe_of(part) for part in (cfg, own))
     assert (trained.epochs, trained.batch_size, cfg.method.strength) == (60, 256, 1e-5)
     factors = [trained.schedule(step / 600) for step in range(600)]
     assert [factors.index(pytest.approx(value)) for value in (1, 0.1, 0.01)] == [0, 200, 400]

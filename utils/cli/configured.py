@@ -167,6 +167,21 @@ def decays(cfg: DictConfig) -> bool:
     return cfg.recipe.optimizer.get("weight_decay") != 0
 
 
+def tuning(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The `finetune` of a pipeline's config with all that it takes over from the training.
+
+    -> {"epochs", "scratch", "recipe"}, as finetune.py has them.
+    """
+    said = config["finetune"]
+    recipe = said["recipe"] or {}
+    told = (said["epochs"], recipe.get("epochs"), config["epochs"])
+    return {
+        "epochs": next(epochs for epochs in told if epochs is not None),
+        "scratch": said["scratch"],
+        "recipe": finetuning(config["recipe"], recipe),
+    }
+
+
 def finetuning(recipe: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe of a fine-tuning: that of the training, but for what is `said` of it.
 
@@ -191,6 +206,13 @@ def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
         else:
             merged[key] = _merged(before, value)
     return merged
+
+
+def recipe_facts(cfg: DictConfig, key: str) -> dict[str, Any]:
+    """How a result names its recipe: "fast", or "fast*" and what was changed of it."""
+    changed = changes(cfg)
+    star = "*" if changed else ""
+    return {key: f"{cfg.recipe.name}{star}", f"{key}_changes": changed}
 
 
 def changes(cfg: DictConfig, named: str | None = None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from contextlib import nullcontext
 from typing import Any
 
+from utils.cli.configured import tuning
 from utils.cli.script import CONF
 
 TWINS = CONF / "twin"
@@ -17,4 +18,5 @@ def composed(experiment: str, twin: str | None = None) -> dict[str, Any]:
     words = [f"experiment={experiment}", *([f"twin={twin}"] if twin else [])]
     inside = GlobalHydra.instance().is_initialized()  # a script's own Hydra, or none
     with nullcontext() if inside else initialize_config_dir(str(CONF), version_base="1.3"):
-        return OmegaConf.to_container(compose("pipeline", words), resolve=True)
+        config = OmegaConf.to_container(compose("pipeline", words), resolve=True)
+    return {**config, "finetune": tuning(config)}

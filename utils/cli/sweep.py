@@ -44,6 +44,11 @@ class Command:
 command = Command()
 
 
+def is_on() -> bool:
+    """Whether this is a job of a sweep, whose log has a line where one command has a table."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
 def note(**facts: Any) -> None:
     """Leave a line for the end of this command."""
     if HydraConfig.get().mode != RunMode.MULTIRUN:

@@ -100,7 +100,7 @@ def _own_network(words: list[str]) -> list[str]:
 
 def recipe_words(words: list[str]) -> list[str]:
     """`optimizer=adamw` and `schedule=cosine`, which replace a part of the recipe, and arguments of
-    these parts, also such as no yaml names; all else stays.
+    these parts, also such as no yaml names; what fine-tuning does otherwise; all else stays.
 
         >>> recipe_words(["optimizer=adamw", "schedule.warmup=0.1", "seed=1"])
         ['optimizer@recipe.optimizer=adamw', '++recipe.schedule.warmup=0.1', 'seed=1']
@@ -112,6 +112,7 @@ def recipe_words(words: list[str]) -> list[str]:
             word = f"{key}@recipe.{key}={value}"
         elif equals and key.partition(".")[0] in PARTS:
             word = f"recipe.{word}"
+        word = word.replace("finetune.recipe=", "recipe@finetune.recipe=", 1)
         free = ARGUMENT.match(word) or key_of(word).startswith("finetune.recipe.")
         made.append(_forced(word) if free else word)
     return made

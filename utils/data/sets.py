@@ -187,6 +187,8 @@ def imagefolder(
     `utils.data.imagenet` reads them from the disk as it goes.
     """
     base = Path(root).expanduser()
+    if not (base / "train").is_dir() and (base / "imagefolder").is_dir():
+        base = base / "imagefolder"  # as data.root of the other data sets
     if channels not in (1, 3):
         raise ValueError(f"data.channels is 3 (colour) or 1 (grey); got {channels}")
     if size is not None and size < 1:
@@ -255,7 +257,8 @@ def _build(
     # Of all of them: the same images are normalised the same way with and without the split.
     mean, std = channel_stats(train.images)
     train, val = rest, aside if val is None else val
-    options = [classes, mean.tolist(), std.tolist(), pad, flip, pad_raw]
+    # What classes are called changes nothing, nor what is padded by nothing.
+    options = [len(classes), mean.tolist(), std.tolist(), pad, flip, pad_raw and pad > 0]
     digest = _fingerprint(options, train, val, test)
     return Data(name, train, val, test, classes, mean, std, pad, flip, pad_raw, digest)
 

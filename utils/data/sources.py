@@ -40,12 +40,17 @@ def find(
 ) -> Source:
     """A standard data set: torchvision's files if root/marker is there, else class folders.
 
+    `root` is the folder that holds root/marker or root/name, or one of these two themselves.
     `more` names a folder that belongs to the training images where it exists. Raises
     FileNotFoundError when neither is there and `download` is off; OSError when torchvision can't
     read or get its files; ValueError for what is wrong inside class folders.
     """
     base = Path(root).expanduser()
+    if not (base / marker).exists() and base.name == Path(marker).parts[0]:
+        base = base.parent
     files, tree = base / marker, base / name
+    if not tree.is_dir() and (base / "train").is_dir():
+        tree = base
     if not files.exists() and tree.is_dir():
         return from_folders(tree, shape, more)
     if not files.exists() and not download:

@@ -35,10 +35,11 @@ def order_of_sample(count: int, n: int, seed: int) -> Tensor:
 
 def set_aside(train: Split, val_size: int, split_seed: int) -> tuple[Split, Split]:
     """(rest, validation split): `val_size` training images, each class in proportion."""
-    if not 0 <= val_size < len(train):
+    whole = isinstance(val_size, int) and not isinstance(val_size, bool)
+    if not whole or not 0 <= val_size < len(train):
         raise ValueError(
             f"data.val_size is how many of the {len(train)} training images to validate on, "
-            f"from 0 to {len(train) - 1}; got {val_size}"
+            f"a whole number from 0 to {len(train) - 1}; got {val_size}"
         )
     if val_size == 0:
         return train, Split(train.images[:0], train.labels[:0])

@@ -54,6 +54,17 @@ def show_plan(
         console.print(f"note: {sentence}", highlight=False)
 
 
+def show_cut(keep: Plan, reached: Mapping[str, Mapping[str, float | None]]) -> None:
+    """The whole cut as one line, for a sweep's log."""
+    told = ", ".join(f"{100 * splits['test']:.2f} % {name}" for name, splits in reached.items())
+    print(
+        f"cut to {keep.kept:,} of {keep.total:,} channels, {keep.params:,} parameters, "
+        f"{keep.macs:,} MACs: test {told}"
+    )
+    for sentence in keep.shortfalls:
+        print(f"note: {sentence}")
+
+
 def show_accuracies(reached: Mapping[str, Mapping[str, float | None]]) -> None:
     """{"cut": {"test": ..., "val": ...}, ...} as one line each."""
     for variant, splits in reached.items():
