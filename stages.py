@@ -207,6 +207,7 @@ class Parent:
     label: str
     row: str  # the label without the seed
     path: Path | None = None  # the run's folder
+    run: Run | None = None  # where it may have to be computed first
     expected: dict[str, Any] = field(default_factory=dict)  # its facts, as long as it is unfinished
 
     @classmethod
@@ -214,7 +215,7 @@ class Parent:
         """A stage as its followers see it, whether it is finished or not."""
         run = stage.run
         known = {"seed": stage.seed}
-        return cls(stage.leaves, run.name, run.name, run.label, run.row, run.folder, known)
+        return cls(stage.leaves, run.name, run.name, run.label, run.row, run.folder, run, known)
 
     @classmethod
     def open(cls, path: Path) -> "Parent":
@@ -260,7 +261,7 @@ class Parent:
         Raises:
             FileNotFoundError: they were deleted.
         """
-        if self.checkpoint.weights or self.path is None or read_result(self.path) is None:
+        if self.checkpoint.weights or self.run is None or self.run.result is None:
             return self
         return Parent.open(self.path)
 
