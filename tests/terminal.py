@@ -7,6 +7,8 @@ import os
 import sys
 from unittest.mock import patch
 
+from hydra.core.hydra_config import HydraConfig
+
 from utils.cli import script as cli
 
 
@@ -28,6 +30,8 @@ def terminal(script: str, *arguments: str) -> tuple[int, str, str]:
             code = 0
         except SystemExit as end:
             code = end.code
+        finally:
+            HydraConfig.instance().cfg = None  # of this command, not of what follows here
     return code, out.getvalue(), err.getvalue()
 
 

@@ -7,7 +7,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -55,18 +55,23 @@ def _load_data(target: str, arguments: str, device: torch.device) -> Data | Stre
         raise ValueError(f"data={target.rpartition('.')[2]}: {error}") from error
 
 
-def recipe_of(cfg: DictConfig, option: str = "recipe") -> Recipe:
-    """
-    Args:
-        option: what the recipe is called on the command line, such as finetune.recipe.
+@contextmanager
+def _called(cfg: DictConfig) -> Iterator[None]:
+    """Errors name the options of a pipeline's fine-tuning as they are typed."""
+    try:
+        yield
+    except ValueError as error:
+        option = "finetune.recipe." if "scratch" in cfg and "finetune" in cfg else "recipe."
+        raise ValueError(re.sub(r"(?<![.\w])recipe\.", option, str(error))) from error
 
+
+def recipe_of(cfg: DictConfig) -> Recipe:
+    """
     Raises:
         ValueError: an option of the recipe is unknown, of a wrong type, or out of range.
     """
-    try:
+    with _called(cfg):
         return _recipe_of(cfg)
-    except ValueError as error:
-        raise ValueError(re.sub(r"(?<![.\w])recipe\.", f"{option}.", str(error))) from error
 
 
 def _recipe_of(cfg: DictConfig) -> Recipe:
@@ -134,7 +139,8 @@ def try_optimizer(cfg: DictConfig, recipe: Recipe) -> None:
     Raises:
         ValueError: it can't be made of its options.
     """
-    _try(cfg, "optimizer", lambda: recipe.optimizer([nn.Parameter(torch.zeros(1))]))
+    with _called(cfg):
+        _try(cfg, "optimizer", lambda: recipe.optimizer([nn.Parameter(torch.zeros(1))]))
 
 
 def _try(cfg: DictConfig, part: str, call: Callable[[], Any]) -> None:
