@@ -47,7 +47,7 @@ def test_a_misspelt_command_line_is_explained(arguments, words):
         ("recipe.optimizer.lr=abc", "recipe.optimizer can't be made of {'lr': 'abc'"),
         ("recipe.optimizer.momentum=-1", "Invalid momentum value: -1"),
         ("+recipe.schedule.warmup=abc", "recipe.schedule can't be made of {'warmup': 'abc'}"),
-        ("hardware.threads=abc", "hardware can't be made of device=auto"),
+        ("hardware.threads=abc", "hardware.threads is a whole number from 1 on; got 'abc'"),
         ("method.strength=abc", "method.strength (lambda) is a number"),
         ("epochs=0", "training needs at least 1 epoch"),
         ("data.val_size=abc", "data=fake"),
