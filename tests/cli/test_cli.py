@@ -47,7 +47,7 @@ def test_a_misspelt_command_line_is_explained(arguments, words):
         ("recipe.optimizer.lr=abc", "recipe.optimizer.lr is a number from 0 on; got 'abc'"),
         ("recipe.optimizer.momentum=-1", "recipe.optimizer.momentum is a share, 0 <= mom"),
         ("+recipe.schedule.warmup=abc", "recipe.schedule.warmup is a share, 0 <= warm"),
-        ("hardware.threads=abc", "hardware can't be made of device=auto"),
+        ("hardware.threads=abc", "hardware.threads is a whole number from 1 on; got 'abc'"),
         ("method.strength=abc", "method.strength (lambda) is a number"),
         ("epochs=0", "training needs at least 1 epoch"),
         ("data.val_size=abc", "data=fake"),

@@ -22,44 +22,43 @@ def _needed(kind: type[ValueNode]) -> ValueNode:
     return kind(MISSING, is_optional=False)  # conf/*.yaml says the value
 
 
-TYPES = {
-    "common": {
-        "runs_dir": _needed(StringNode),
-        "seed": IntegerNode(None),
-        "device": _needed(StringNode),
-        **{name: _needed(BooleanNode) for name in ("dry_run", "strict", "recompute")},
-        "model_path": StringNode(None),
-        "ckpt": StringNode(None),
+COMMON = {
+    "runs_dir": _needed(StringNode),
+    "seed": IntegerNode(None),
+    "device": _needed(StringNode),
+    **{name: _needed(BooleanNode) for name in ("dry_run", "strict", "recompute")},
+    "model_path": StringNode(None),
+    "ckpt": StringNode(None),
+}
+CUT = {
+    "ratio": FloatNode(None),
+    "target": {name: FloatNode(None) for name in ("macs", "params", "latency")},
+    "floor": _needed(FloatNode),
+    "refill": _needed(BooleanNode),
+    **{name: _needed(IntegerNode) for name in ("round_to", "images", "recalibrate")},
+    **{
+        name: _needed(StringNode)
+        for name in ("rounding", "scope", "coupled", "combine", "dead", "unread", "compensate")
     },
-    "cut": {
-        "ratio": FloatNode(None),
-        "target": {name: FloatNode(None) for name in ("macs", "params", "latency")},
-        "floor": _needed(FloatNode),
-        "refill": _needed(BooleanNode),
-        "round_to": _needed(IntegerNode),
-        **{
-            name: _needed(StringNode)
-            for name in ("rounding", "scope", "coupled", "combine", "dead", "unread", "compensate")
-        },
-        "images": _needed(IntegerNode),
-        "recalibrate": _needed(IntegerNode),
-    },
+}
+TRAINING = {**COMMON, "epochs": _needed(IntegerNode)}
+START = {**TRAINING, "init": StringNode(None)}
+TUNING = {"epochs": IntegerNode(None), "scratch": _needed(StringNode)}
+TYPES: dict[str, dict[str, Any]] = {  # of a script; one schema each, since each costs a job 5 ms
+    "train": START,
+    "prune": {**COMMON, **CUT},
+    "finetune": {**TRAINING, "scratch": _needed(StringNode)},
+    "pipeline": {**START, **CUT, "passes": _needed(IntegerNode), "finetune": TUNING},
+    "evaluate": {**COMMON, "latency": _needed(BooleanNode)},
     "export": {
+        **COMMON,
         "to": StringNode(None),
         **{name: _needed(BooleanNode) for name in ("fold", "half", "latency")},
     },
-    "evaluate": {name: _needed(BooleanNode) for name in ("latency", "macs_thop")},
     "report": {
         "runs_dir": _needed(StringNode),
         **{name: StringNode(None) for name in ("only", "figures", "table", "delete")},
         **{name: _needed(BooleanNode) for name in ("fast", "list", "unfinished", "yes", "latency")},
-    },
-    "training": {"epochs": _needed(IntegerNode)},
-    "start": {"init": StringNode(None)},
-    "tuning": {"scratch": _needed(StringNode)},
-    "pipeline": {
-        "passes": _needed(IntegerNode),
-        "finetune": {"epochs": IntegerNode(None), "scratch": _needed(StringNode)},
     },
 }
 PLACES = ("runs_dir", "ckpt", "init", "to", "model_path")

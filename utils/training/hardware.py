@@ -150,8 +150,8 @@ def _set_kernels(precision: str, deterministic: bool) -> None:
     if deterministic:
         torch.backends.cudnn.benchmark = False
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses
-    if deterministic != torch.are_deterministic_algorithms_enabled():  # to ask is free, to set
-        torch.use_deterministic_algorithms(deterministic)  # imports a compiler
+    if torch.are_deterministic_algorithms_enabled() != deterministic:  # setting it takes 2 s
+        torch.use_deterministic_algorithms(deterministic)
 
 
 @cache
