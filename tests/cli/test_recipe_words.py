@@ -96,7 +96,7 @@ ADAM = "method.strength=0.1 optimizer=adamw "
         ("recipe.grad_clip=0", "recipe.grad_clip is a number above 0, or null; got 0"),
         ("recipe.mixup=abc", "recipe.mixup is alpha, 0 or more; got 'abc'"),
         ("recipe.label_smoothin=0.1", "did you mean recipe.label_smoothing"),
-        ("++recipe.label_smoothin=0.1", "no recipe has the option 'recipe.label_smoothin'"),
+        ("++recipe.label_smoothin=0.1", "there is no option 'recipe.label_smoothin'"),
         *((f"recipe.reach={x}", "recipe.reach is ") for x in ("nan", "-1", "far")),
         ("recipe.reach=null", "lambda follows from recipe.reach, which is null"),
         ("optimizer=adamw", "set method.strength, or use method.mode=proximal"),

@@ -4,7 +4,6 @@ import pytest
 
 from door import config
 from terminal import refusal
-from utils.cli import words as module
 from utils.cli.schema import settle
 from utils.cli.words import flags_first, translated
 
@@ -93,17 +92,12 @@ def test_the_home_folder_has_a_short_name(monkeypatch):
 
 
 @pytest.mark.parametrize("script", ["train", "finetune", "pipeline"])
-def test_an_optimizer_and_a_schedule_have_short_names(monkeypatch, tmp_path, script):
-    """Where their groups are; elsewhere a word stays what it is."""
+def test_an_optimizer_and_a_schedule_have_short_names(script):
     words = ["optimizer=adamw", "schedule=cosine", "optimizer.lr=0.01"]
-    monkeypatch.setattr(module, "CONF", tmp_path)
-    assert translated(words, script) == words
-    for group in ("optimizer", "schedule"):
-        (tmp_path / group).mkdir()
     assert translated(words, script) == [
         "optimizer@recipe.optimizer=adamw",
         "schedule@recipe.schedule=cosine",
-        "recipe.optimizer.lr=0.01",
+        "++recipe.optimizer.lr=0.01",
     ]
     assert translated(words, "prune") == words
 

@@ -49,7 +49,7 @@ TYPES: dict[str, dict[str, Any]] = {  # of a script; one schema each, since each
     "prune": {**COMMON, **CUT},
     "finetune": {**TRAINING, "scratch": _needed(StringNode)},
     "pipeline": {**START, **CUT, "passes": _needed(IntegerNode), "finetune": TUNING},
-    "evaluate": {**COMMON, "latency": _needed(BooleanNode)},
+    "evaluate": {**COMMON, **{n: _needed(BooleanNode) for n in ("latency", "macs_thop")}},
     "export": {
         **COMMON,
         "to": StringNode(None),

@@ -114,10 +114,10 @@ def option_names() -> list[str]:
     names: set[str] = set()
     for path in CONF.rglob("*.yaml"):
         content = yaml.safe_load(path.read_text("utf-8")) or {}
-        group = path.parent.relative_to(CONF).as_posix()
+        group = path.parent.relative_to(CONF).as_posix().removesuffix("/base")
         if group.startswith(("hydra", "sweep")):
             continue
-        whole = group in (".", "experiment", "experiment/base", "twin")
+        whole = group in (".", "experiment", "twin")
         prefix = "" if whole else f"{group}."
         names |= {f"{prefix}{key}" for key in _keys(content)}
     return sorted(names)
