@@ -51,7 +51,7 @@ TYPES = {
     "evaluate": {name: _needed(BooleanNode) for name in ("latency", "macs_thop")},
     "report": {
         "runs_dir": _needed(StringNode),
-        **{name: StringNode(None) for name in ("only", "figures", "table", "delete")},
+        **{name: StringNode(None) for name in ("only", "figures", "table", "delete", "to")},
         **{name: _needed(BooleanNode) for name in ("fast", "list", "unfinished", "yes", "latency")},
     },
     "training": {"epochs": _needed(IntegerNode)},
