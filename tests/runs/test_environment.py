@@ -269,6 +269,4 @@ def test_resuming_under_the_same_code_is_no_event(stopped, capsys):
 def test_another_layout_is_another_run(stopped):
     cfg = stopped("hardware.channels_last=false", "dry_run=true")
     assert train(cfg) != train(stopped("dry_run=true"))
-    assert train(stopped("hardware.compile=true", "dry_run=true")) != train(
-        stopped("dry_run=true")
-    )
+    assert train(stopped("hardware.compile=true", "dry_run=true")) != train(stopped("dry_run=true"))

@@ -59,7 +59,7 @@ def readable(path: Path) -> dict[str, Any] | None:
 def check(run: Any) -> str | None:
     """What keeps the content of a result.json from being a result of ours, or None."""
     if not isinstance(run, dict) or "schema" not in run:
-        return "is not a result of this project"
+        return f"is not a result of this project (this version reads {SCHEMA})"
     if run["schema"] != SCHEMA:
         return f"has schema {run['schema']}, this version reads {SCHEMA}"
     if missing := [name for name, kind in NEEDED.items() if not isinstance(run.get(name), kind)]:
