@@ -9,9 +9,31 @@ is written as `.safetensors` or `.pt` can be trained and cut further: `from slim
 opens it, without tracing and without pickle.
 """
 
-from pathlib import Path
+from utils.cli.script import begin, script
 
-from utils.cli.script import script
+if __name__ == "__main__":  # --help doesn't wait for what is imported next
+    begin("export")
+
+import os
+import re
+import shlex
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from torch import nn
+
+import stages
+from slimming import checkpoint as artifact
+from slimming.checkpoint import Checkpoint
+from slimming.surgery.fold import fold
+from utils.exports import onnx_file, parity, standalone, timing
+from utils.networks import port
+from utils.networks.cost import count_macs
+from utils.runs.environment import command
+from utils.runs.results import writable
 
 TRAINABLE, DEPLOYED = (".safetensors", ".pt"), (".onnx", ".py")
 
@@ -21,29 +43,17 @@ def export(cfg) -> dict:
 
     `difference` is the largest one to the source's outputs, relative to their largest magnitude.
     """
-    import os
-    import tempfile
-
-    import stages
-    from slimming import checkpoint as artifact
-    from slimming.surgery.fold import fold
-    from utils.exports import parity
-    from utils.networks import port
-
     path = stages.find_parent(cfg, lambda result: True, "run `python train.py` first")
     to = _destination(cfg, path)
     checkpoint = port.read(path)
+    checkpoint = replace(checkpoint, history=without_folders(checkpoint.history))
     source = artifact.restore(checkpoint, tuple(cfg.allow))
     network = fold(source, parity.images(checkpoint.input_shape, 2)) if cfg.fold else source
     write, facts = _writer(cfg, to, checkpoint, network), _facts(cfg, checkpoint, source)
     exact = to.suffix != ".onnx" and not cfg.fold
     check = parity.Check(source, checkpoint.input_shape, exact, cfg.half)
-    try:
-        folder = tempfile.TemporaryDirectory(prefix=".export-", dir=to.parent)
-    except OSError as error:
-        reason = f"{error.strerror or error}; choose another place with to=..."
-        raise OSError(f"can't write to the folder {to.parent} ({reason})") from error
-    with folder as name:  # what was there before stays until this is checked
+    # What was there before stays until this is checked.
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=to.parent) as name:
         trial = Path(name) / to.name
         for _ in range(2):  # the second one says what the check of the first one found
             written = write(trial, facts)
@@ -81,19 +91,15 @@ def _destination(cfg, source: Path) -> Path:
         what = "a folder" if to.is_dir() else "the checkpoint itself"
         raise ValueError(f"to={cfg.to} is {what}: choose another name")
     if to.suffix == ".py":
-        from utils.exports.standalone import check_name
-
-        check_name(to)
+        standalone.check_name(to)
+    writable(to.parent)
     return to
 
 
-def _writer(cfg, to: Path, checkpoint, network):
+def _writer(
+    cfg, to: Path, checkpoint: Checkpoint, network: nn.Module
+) -> Callable[[Path, dict], Any]:
     """write(path, facts) -> what the file computes, read back from it."""
-    from dataclasses import replace
-
-    from slimming import checkpoint as artifact
-    from utils.exports import onnx_file, standalone
-
     if to.suffix in DEPLOYED:
         module = onnx_file if to.suffix == ".onnx" else standalone
         options = {"half": True} if cfg.half else {}
@@ -114,11 +120,8 @@ def _writer(cfg, to: Path, checkpoint, network):
     return write_deployed if to.suffix in DEPLOYED else write_trainable
 
 
-def _facts(cfg, checkpoint, source) -> dict:
+def _facts(cfg, checkpoint: Checkpoint, source: nn.Module) -> dict[str, Any]:
     """What the file says it is."""
-    from utils.networks.cost import count_macs
-    from utils.runs.environment import command
-
     return {
         "target": checkpoint.target,
         "arguments": checkpoint.arguments,
@@ -128,15 +131,34 @@ def _facts(cfg, checkpoint, source) -> dict:
         "folded": cfg.fold,
         "half": cfg.half,
         "history": checkpoint.history,
-        "command": command(),
+        "command": shlex.join(map(_word_without_folders, shlex.split(command()))),
     }
 
 
-def _latency(cfg, to: Path, checkpoint, source) -> dict:
-    """Time it beside the network it was cut from, whose weights don't matter."""
-    from slimming import checkpoint as artifact
-    from utils.exports import timing
+def without_folders(value: Any) -> Any:
+    """Plain data in which a path of this machine is only its last name: a file that is shipped
+    says nothing of who made it where."""
+    if isinstance(value, dict):
+        return {key: without_folders(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_folders(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    for kind in (PurePosixPath, PureWindowsPath):
+        path = kind(value)
+        if path.is_absolute() or value.startswith("~"):
+            return "~" if path in (kind(Path.home()), kind("~")) else path.name or value
+    return value
 
+
+def _word_without_folders(word: str) -> str:
+    """The same of the paths in a word of a command line: "to=/a/b.py", "init='/a/b'", "[/a,/b]"."""
+    part = r"(?:[A-Za-z]:\\)?[^=:{}\[\],'\"]+"
+    return re.sub(part, lambda found: without_folders(found[0]), word)
+
+
+def _latency(cfg, to: Path, checkpoint: Checkpoint, source: nn.Module) -> dict[str, Any]:
+    """Time it beside the network it was cut from, whose weights don't matter."""
     dense = artifact.build(checkpoint.target, checkpoint.arguments, tuple(cfg.allow)).eval()
     shapes = [{k: t.shape for k, t in m.state_dict().items()} for m in (dense, source)]
     networks = {"this": source} if shapes[0] == shapes[1] else {"dense": dense, "thin": source}

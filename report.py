@@ -5,15 +5,35 @@
     python report.py figures=pdf            # the plots as files, for a paper
     python report.py table=1a               # a table of the paper, ours beside it
 
-Writes report/ beside the runs: index.html, report.md, table.csv, report.json, gammas.png,
-widths.png. Only result.json and metrics.jsonl are read (and model.pt, to time it): nothing is
-computed anew.
+Writes report/ beside the runs, or to=FOLDER: index.html, report.md, table.csv, report.json,
+gammas.png, widths.png. Only result.json and metrics.jsonl are read (and model.pt, to time it):
+nothing is computed anew.
 """
 
-import json
-from pathlib import Path
+from utils.cli.script import begin, script
 
-from utils.cli.script import script
+if __name__ == "__main__":  # --help doesn't wait for what is imported next
+    begin("report")
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.table import Table
+
+from slimming import checkpoint as artifact
+from utils.networks.cost import latency
+from utils.report import render, table
+from utils.report.page import page
+from utils.report.paper.report import paper_table
+from utils.report.plots.marks import Drawn, save
+from utils.report.story import Story
+from utils.report.summary import by_ratio
+from utils.runs import housekeeping
+from utils.runs.environment import machine
+from utils.runs.results import find_runs, writable, write_text
 
 ROWS = 100  # in the terminal
 FIGURES = ("pdf", "svg", "png")
@@ -21,21 +41,14 @@ FIGURES = ("pdf", "svg", "png")
 
 def report(cfg) -> Path:
     """Report the finished runs below `runs_dir`; return the path of report.md."""
-    from utils.report import render, table
-    from utils.report.page import page
-    from utils.report.story import Story
-    from utils.runs.results import find_runs, write_text
-
     if cfg.figures not in (None, *FIGURES):
         raise ValueError(f"figures is one of {', '.join(FIGURES)}; got {cfg.figures!r}")
-    root = Path(cfg.runs_dir)
-    runs = table.choose(find_runs(root), cfg.only)
+    runs = table.choose(find_runs(Path(cfg.runs_dir)), cfg.only)
+    folder = writable(_folder(cfg))
     if cfg.latency:
         _time(runs, tuple(cfg.allow))
     story = Story(runs)
     data = table.frame(story.rows)
-    folder = root / "report"
-    folder.mkdir(exist_ok=True)
     drawn = page.draw(story)
     pictures = _pictures(drawn, folder)
     if cfg.figures:
@@ -52,7 +65,11 @@ def report(cfg) -> Path:
     return folder / "report.md"
 
 
-def _title(story) -> str:
+def _folder(cfg) -> Path:
+    return Path(cfg.to) if cfg.to else Path(cfg.runs_dir) / "report"
+
+
+def _title(story: Story) -> str:
     """What all runs are about, as far as they agree."""
     networks = {row["network"] for row in story.rows}
     data = {row["data"] for row in story.rows}
@@ -60,10 +77,8 @@ def _title(story) -> str:
     return f"{network} on {data.pop() if len(data) == 1 else f'{len(data)} data sets'}"
 
 
-def _pictures(drawn, folder: Path) -> dict[str, str]:
+def _pictures(drawn: Mapping[str, Drawn], folder: Path) -> dict[str, str]:
     """Those of report.md: {file name: a note on what is not in it}."""
-    from utils.report.plots.marks import save
-
     notes = {}
     for name in ("gammas", "widths"):
         path = folder / f"{name}.png"
@@ -74,9 +89,7 @@ def _pictures(drawn, folder: Path) -> dict[str, str]:
     return notes
 
 
-def _figures(drawn, folder: Path, kind: str) -> None:
-    from utils.report.plots.marks import save
-
+def _figures(drawn: Mapping[str, Drawn], folder: Path, kind: str) -> None:
     folder.mkdir(exist_ok=True)
     made = {name: plot.figure for name, plot in drawn.items() if plot.figure is not None}
     for name, figure in made.items():
@@ -84,17 +97,13 @@ def _figures(drawn, folder: Path, kind: str) -> None:
     print(f"{len(made)} figures as {kind} in {folder}")
 
 
-def _terminal(rows: list[dict], data, narrow: bool) -> list:
+def _terminal(rows: Sequence[dict[str, Any]], data: pd.DataFrame, narrow: bool) -> list[Table]:
     """Every network in a rich table; too many to read become a line per network and ratio."""
-    from utils.report.render import terminal
-    from utils.report.summary import by_ratio
-    from utils.report.table import humane
-
     recipes = dict.fromkeys(row["recipe"] for row in rows)
     if len(rows) > ROWS:
         parts = ((of, [row for row in rows if row["recipe"] == of]) for of in recipes)
-        return [terminal(by_ratio(part), f"{of} recipe") for of, part in parts]
-    text = humane(data)
+        return [render.terminal(by_ratio(part), f"{of} recipe") for of, part in parts]
+    text = table.humane(data)
     same = [column for column in text.columns if text[column].nunique() == 1]
     said = [data[column].iloc[0] for column in ("network", "data") if column in same]
     said += [f"{recipe} recipe" for recipe in recipes if len(recipes) == 1]
@@ -103,16 +112,11 @@ def _terminal(rows: list[dict], data, narrow: bool) -> list:
         hidden |= {"epochs"}
         text["channels"] = text["channels"].str.replace(r" \(.*\)", "", regex=True)
     shown = [column for column in text.columns if column not in hidden]
-    return [terminal(text[shown], ", ".join(said) or None)]
+    return [render.terminal(text[shown], ", ".join(said) or None)]
 
 
 def _time(runs: list[dict], allow: tuple[str, ...]) -> None:
     """Measure every distinct network, side by side in this process; keep it beside each run."""
-    from slimming import checkpoint as artifact
-    from utils.networks.cost import latency
-    from utils.runs.environment import machine
-    from utils.runs.results import write_text
-
     by_shape: dict[tuple, dict] = {}
     owners: dict[str, list[dict]] = {}
     here = [run for run in runs if (Path(run["folder"]) / "model.pt").exists()]
@@ -131,14 +135,17 @@ def _time(runs: list[dict], allow: tuple[str, ...]) -> None:
             for run in owners[key]:
                 run["latency"] = {"machine": machine(), "batch": times}
                 text = json.dumps(run["latency"], indent=1) + "\n"
-                write_text(Path(run["folder"]) / "latency.json", text)
+                path = Path(run["folder"]) / "latency.json"
+                try:
+                    write_text(path, text)
+                except OSError as error:  # somebody else's runs: this report has the times
+                    print(f"{path} is not kept ({error.strerror or error})")
 
 
 @script("report")
 def main(cfg) -> None:
-    from utils.report.paper.report import paper_table
-    from utils.runs import housekeeping
-
+    if cfg.to and (cfg.list or cfg.delete is not None):
+        raise ValueError("to= is where a report is written: list= and delete= write none")
     if cfg.list:
         housekeeping.show(Path(cfg.runs_dir))
     elif cfg.delete is not None:
@@ -146,7 +153,7 @@ def main(cfg) -> None:
     elif cfg.unfinished or cfg.yes:
         raise ValueError("unfinished= and yes= belong to delete=TEXT")
     elif cfg.table is not None:
-        paper_table(cfg.table, Path(cfg.runs_dir), cfg.only, cfg.fast)
+        paper_table(cfg.table, Path(cfg.runs_dir), _folder(cfg), cfg.only, cfg.fast)
     elif cfg.fast:
         raise ValueError("fast= belongs to table=NAME")
     else:

@@ -76,6 +76,14 @@ def facts_of(program):
     return json.loads(doc[doc.index("{") :])
 
 
+def facts_in(file):
+    """The same of an ONNX file."""
+    import onnx
+
+    props = onnx.load(str(file), load_external_data=False).metadata_props
+    return json.loads({prop.key: prop.value for prop in props}[onnx_file.KEY])
+
+
 @pytest.fixture(scope="module")
 def vgg(tmp_path_factory):
     return source(tmp_path_factory.mktemp("vgg"), "vgg13")
@@ -163,6 +171,29 @@ def test_a_network_without_whole_branches_becomes_a_program(tmp_path, name):
     assert "Constant(" in (tmp_path / "thin.py").read_text()
 
 
+@pytest.mark.parametrize("suffix", ["py", "onnx", "pt", "safetensors"])
+def test_no_file_says_where_it_was_made(tmp_path, monkeypatch, suffix):
+    """Folders tell user names and customers; the names of files are kept."""
+    path = source(tmp_path, "mlp")
+    said = {"root": "/home/secret/digits", "file": r"C:\Users\secret\w.pt", "home": "~secret/x.pt"}
+    checkpoint = artifact.read(path)
+    checkpoint.history.append({"stage": "train", "data": said, "list": ["/secret/a", "b/c"]})
+    artifact.save(path, checkpoint)
+    words = ["export.py", "ckpt='/secret/m.pt'", "to=/secret/my files/x", "allow=[/secret/a,b]"]
+    monkeypatch.setattr(sys, "argv", words)
+    to = tmp_path / f"thin.{suffix}"
+    run(path, to)
+    assert b"secret" not in to.read_bytes()
+    if suffix in ("py", "onnx"):
+        facts = facts_of(to) if suffix == "py" else facts_in(to)
+        assert facts["command"] == "python export.py 'ckpt='\"'\"'m.pt'\"'\"'' to=x 'allow=[a,b]'"
+    else:
+        facts = {"history": artifact.read(to).history}
+    last = facts["history"][-1]
+    assert last["data"] == {"root": "digits", "file": "w.pt", "home": "x.pt"}
+    assert last["list"] == ["a", "b/c"]
+
+
 def test_an_onnx_file_takes_any_batch_and_says_what_it_is(tmp_path):
     """With channel selection and a removed branch inside, in one file without paths of ours."""
     import onnxruntime
@@ -180,7 +211,7 @@ def test_an_onnx_file_takes_any_batch_and_says_what_it_is(tmp_path):
         (got,) = session.run(["output"], {"input": images.numpy()})
         expected = network(images).detach()
         assert (torch.from_numpy(got) - expected).abs().max() < 1e-5 * expected.abs().max()
-    facts = onnx_file.read_facts(to)
+    facts = facts_in(to)
     assert facts["target"] == target and facts["history"] == artifact.read(path).history
     assert facts["parity"]["largest_relative_difference"] == done["difference"] < 1e-5
     assert b"site-packages" not in to.read_bytes() and b"preresnet.py" not in to.read_bytes()

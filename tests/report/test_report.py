@@ -12,6 +12,7 @@ from door import ROOT, config, shell, tiny
 from evaluate import evaluate_checkpoint
 from pipeline import pipeline
 from report import report
+from terminal import refusal
 from train import train
 from utils.report import render, table
 from utils.report.page import page
@@ -86,6 +87,8 @@ def test_broken_foreign_and_future_results_are_named_and_passed_over(runs, tmp_p
         "poor": '{"schema": 1, "stage": "train"}',
         "odd": whole.replace('"stage": "', '"stage": "un'),
         "blind": whole.replace('"test": ', '"tset": '),
+        "bare": '{"schema": 1}',
+        "typed": whole.replace('"seed": 0', '"seed": "0"').replace('"seed": 1', '"seed": "1"'),
     }.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "result.json").write_text(text)
@@ -102,10 +105,60 @@ def test_broken_foreign_and_future_results_are_named_and_passed_over(runs, tmp_p
         "poor/result.json lacks",
         "odd/result.json is of no stage known",
         "blind/result.json lacks accuracy on the test set",
+        "bare/result.json lacks name, stage,",
+        "typed/result.json lacks seed",
         "latency.json is broken",
         "1 not finished",
     ):
         assert words in said
+
+
+def test_files_that_are_no_text_are_named_and_passed_over(runs, tmp_path, capsys):
+    shutil.copytree(runs, tmp_path, dirs_exist_ok=True)
+    one = next(tmp_path.glob("*-ft-s0-*"))
+    for name in ("metrics.jsonl", "config.yaml", "latency.json"):
+        (one / name).write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "binary").mkdir()
+    (tmp_path / "binary" / "result.json").write_bytes(b"\xff\xfe\x00")
+    report(config("report", f"runs_dir={tmp_path}"))
+    said = capsys.readouterr().err
+    assert f"{one / 'metrics.jsonl'} can't be read" in said
+    assert f"{one / 'latency.json'} is broken" in said and "binary/result.json is broken" in said
+
+
+def test_a_folder_that_cannot_be_written_leads_to_another_place(runs, tmp_path):
+    """Somebody else's runs: refused before anything is drawn, with the way out; which works."""
+    for words in ([], ["table=1a"]):
+        sentence = refusal("report", str(runs), *words, "to=/proc/report")
+        assert sentence.startswith("can't write to the folder /proc/report (")
+        assert sentence.endswith("choose another place with to=...")
+    kept = {path: path.stat().st_mtime_ns for path in runs.rglob("*")}
+    elsewhere = tmp_path / "new" / "place"
+    assert report(config("report", f"runs_dir={runs}", f"to={elsewhere}")).parent == elsewhere
+    assert {"index.html", "report.md", "table.csv"} <= {path.name for path in elsewhere.iterdir()}
+    assert {path: path.stat().st_mtime_ns for path in runs.rglob("*")} == kept
+    for words in ("list=true", "delete=x"):
+        assert "to= is where" in refusal("report", str(runs), words, f"to={elsewhere}")
+
+
+HOSTILE = "=1+1|<script>x</script>`a` [b](c) *d* _e_ &amp; \\input{f} 50% ~^#$"
+
+
+def test_each_renderer_escapes_for_its_own_reader():
+    text = pd.DataFrame([{"run": HOSTILE, "macs": -1.5}])
+    row = render.markdown(text).splitlines()[-1]
+    assert row == (
+        r"| =1+1\|&lt;script>x&lt;/script>\`a\` \[b\](c) \*d* \_e_ &amp;amp; \\input{f} 50% \~^#$ "
+        "| -1.5 |"
+    )
+    tex = render.latex(text, HOSTILE, ["a\n\\input{b}"])
+    assert r"\input" not in tex.replace(r"% a \input{b}", "") and "% a \\input{b}\n" in tex
+    escaped = r"\textbackslash{}input\{f\} 50\% \textasciitilde{}\textasciicircum{}\#\$"
+    assert tex.count(escaped) == 2, "in a cell and in the caption"
+    assert render.csv(text).splitlines()[1] == f"'{HOSTILE},-1.5"
+    for start in "=+-@":
+        assert render.csv(pd.DataFrame([{"a": f"{start}x"}])).splitlines()[1] == f"'{start}x"
+    assert render.code("a`b``c\nd") == "``` a`b``c d ```"
 
 
 def test_a_run_that_lies_in_two_places_is_one_run(runs, tmp_path, capsys):
@@ -232,7 +285,7 @@ def test_methods_have_lines_of_their_own():
 def test_the_summary_has_a_line_per_ratio_and_a_column_per_step(runs):
     lines = by_ratio(table.rows(find_runs(runs))).set_index(["λ", "ratio"])
     assert list(lines.index) == [("0", "-"), ("2", "-"), ("2", "0.3"), ("2", "0.6")]
-    said = json.loads(next(runs.glob("*r0.3-bias-rc*-s0-*/result.json")).read_text())
+    said = next(r for r in find_runs(runs) if r["stage"] == "prune" and r["ratio"] == 0.3)
     line = lines.loc[("2", "0.3")]
     for column, variant in {
         "cut": "cut",

@@ -330,6 +330,9 @@ def test_a_damaged_result_is_named_with_the_way_out(tmp_path, capsys):
         with pytest.raises(ValueError, match=r"result\.json is broken: delete it"):
             stage(tiny(stage.__name__, tmp_path, *more))
     (folder / "result.json").write_text('{"schema": 1}')
+    for stage, *more in ((train, *SPARSE), (prune, f"ckpt={folder}")):
+        with pytest.raises(ValueError, match=r"result\.json lacks name, stage.* or delete it"):
+            stage(tiny(stage.__name__, tmp_path, *more))
     with pytest.raises(FileNotFoundError, match=r"python train\.py"):
         prune(tiny("prune", tmp_path))
     assert "is not a result of this version" in capsys.readouterr().err

@@ -57,7 +57,7 @@ TYPES: dict[str, dict[str, Any]] = {  # of a script; one schema each, since each
     },
     "report": {
         "runs_dir": _needed(StringNode),
-        **{name: StringNode(None) for name in ("only", "figures", "table", "delete")},
+        **{name: StringNode(None) for name in ("only", "figures", "table", "delete", "to")},
         **{name: _needed(BooleanNode) for name in ("fast", "list", "unfinished", "yes", "latency")},
     },
 }

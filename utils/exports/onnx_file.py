@@ -76,14 +76,6 @@ def open_file(path: Path) -> Callable[[Tensor], list[Tensor]]:
     return run
 
 
-def read_facts(path: Path) -> dict[str, Any]:
-    """What `save` wrote beside the network."""
-    import onnx
-
-    props = onnx.load(str(path), load_external_data=False).metadata_props
-    return json.loads({prop.key: prop.value for prop in props}[KEY])
-
-
 def _names(outputs: Any) -> list[str]:
     if isinstance(outputs, Tensor):
         return ["output"]

@@ -20,8 +20,8 @@ from filelock import FileLock, Timeout
 from slimming.checkpoint import write_atomically
 from utils.runs.environment import command, differences, environment, machine
 from utils.runs.identity import digest
+from utils.runs.results import SCHEMA, check
 
-SCHEMA = 1  # of result.json
 LOCKS = ".locks"  # not in the folders: a lock that is deleted locks nothing
 GONE = "its weights (model.pt) were deleted; recompute=true computes it again"
 
@@ -287,11 +287,10 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         result = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is broken: delete it to compute this run again") from error
-    if not isinstance(result, dict) or result.get("schema") != SCHEMA:
-        schema = result.get("schema") if isinstance(result, dict) else None
+    if problem := check(result):
         raise ValueError(
-            f"{path} has schema {schema}; this version reads {SCHEMA}: use the version that wrote "
-            f"it, another runs_dir=..., or delete it to compute this run again"
+            f"{path} {problem}: use the version that wrote it, another runs_dir=..., or delete it "
+            f"to compute this run again"
         )
     return result
 

@@ -2,14 +2,17 @@
 
 import json
 import sys
+import tempfile
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from slimming.checkpoint import write_atomically
-from utils.runs.folder import SCHEMA
 
+SCHEMA = 1  # of result.json
 STAGES = ("train", "prune", "finetune")
-NEEDED = {"stage", "name", "accuracy", "channels", "params", "macs", "seed", "dataset", "model"}
+NEEDED = {"name": str, "stage": str, "dataset": str, "model": str, "seed": int, "params": Real}
+NEEDED |= {"macs": Real, "accuracy": dict, "channels": dict}
 
 
 def find_runs(root: Path) -> list[dict[str, Any]]:
@@ -53,30 +56,35 @@ def readable(path: Path) -> dict[str, Any] | None:
     return None if problem else run
 
 
+def check(run: Any) -> str | None:
+    """What keeps the content of a result.json from being a result of ours, or None."""
+    if not isinstance(run, dict) or "schema" not in run:
+        return f"is not a result of this project (this version reads {SCHEMA})"
+    if run["schema"] != SCHEMA:
+        return f"has schema {run['schema']}, this version reads {SCHEMA}"
+    if missing := [name for name, kind in NEEDED.items() if not isinstance(run.get(name), kind)]:
+        return f"lacks {', '.join(missing)}"
+    if run["stage"] not in STAGES:
+        return "is of no stage known"
+    if not all(isinstance(run["channels"].get(name), int) for name in ("kept", "total")):
+        return "lacks the number of channels"
+    if not isinstance(run["accuracy"].get("test"), Real):
+        return "lacks accuracy on the test set"
+    return None
+
+
 def _read(path: Path) -> tuple[str | None, dict[str, Any]]:
     try:
-        run = json.loads(path.read_text())
+        run = json.loads(path.read_text("utf-8"))
     except (ValueError, OSError):
         return "is broken", {}
-    if not isinstance(run, dict) or not run.keys() >= {"schema"}:
-        return "is not a result of this project", {}
-    if run["schema"] != SCHEMA:
-        return f"has schema {run['schema']}, this version reads {SCHEMA}", {}
-    if missing := NEEDED - run.keys():
-        return f"lacks {', '.join(sorted(missing))}", {}
-    if run["stage"] not in STAGES:
-        return "is of no stage known", {}
-    if not isinstance(run["channels"], dict) or not run["channels"].keys() >= {"kept", "total"}:
-        return "lacks the number of channels", {}
-    if not isinstance(run["accuracy"], dict) or "test" not in run["accuracy"]:
-        return "lacks accuracy on the test set", {}
-    return None, run
+    return check(run), run
 
 
 def _latency(path: Path) -> dict[str, Any] | None:
     try:
-        return json.loads(path.read_text()) if path.exists() else None
-    except ValueError:
+        return json.loads(path.read_text("utf-8")) if path.exists() else None
+    except (ValueError, OSError):
         print(f"{path} is broken: passed over", file=sys.stderr)
         return None
 
@@ -86,7 +94,7 @@ def metrics(run: dict[str, Any]) -> list[dict[str, Any]]:
     path = Path(run["folder"]) / "metrics.jsonl"
     rows: list[dict[str, Any]] = []
     try:
-        lines = path.read_text().splitlines() if path.exists() else []
+        lines = path.read_text("utf-8").splitlines() if path.exists() else []
     except (OSError, ValueError):
         print(f"{path} can't be read: passed over", file=sys.stderr)
         return []
@@ -104,3 +112,20 @@ def metrics(run: dict[str, Any]) -> list[dict[str, Any]]:
 
 def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def writable(folder: Path) -> Path:
+    """The folder, made where there is none; to be asked before something is computed for it.
+
+    Raises:
+        OSError: nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OSError(
+            f"can't write to the folder {folder} ({error.strerror or error}); choose another place "
+            f"with to=..."
+        ) from error
+    return folder

@@ -10,15 +10,18 @@ from utils.report import render
 from utils.report.paper import rows as paper
 from utils.report.paper import text as paper_text
 from utils.report.table import choose
-from utils.runs.results import find_runs, write_text
+from utils.runs.results import find_runs, writable, write_text
 
 
-def paper_table(table: str, root: Path, only: str | None = None, fast: bool = False) -> Path:
-    """Print the table, and write it beside the runs; return the path of the Markdown file.
+def paper_table(
+    table: str, root: Path, folder: Path, only: str | None = None, fast: bool = False
+) -> Path:
+    """Print the table, and write it; return the path of the Markdown file.
 
     Args:
         table: "1a", ...: a table of results/paper.yaml.
         root: where the runs are; there may be none.
+        folder: where the files go.
         only: a text in the names of the runs to take.
         fast: the rows' twins for a laptop instead; runs of one never get into the other's table.
 
@@ -26,6 +29,7 @@ def paper_table(table: str, root: Path, only: str | None = None, fast: bool = Fa
         ValueError: there is no such table.
     """
     paper.rows(table)  # an unknown table is refused before anything is read
+    writable(folder)
     twin = "fast" if fast else None
     words = "python pipeline.py experiment={}" + (f" twin={twin}" if twin else "")
     words += "" if root == Path("runs") else f" runs_dir={shlex.quote(str(root))}"
@@ -35,8 +39,6 @@ def paper_table(table: str, root: Path, only: str | None = None, fast: bool = Fa
         return composed(experiment, twin)
 
     lines = paper.lines(table, _finished(root, only), compose, words)
-    folder = root / "report"
-    folder.mkdir(parents=True, exist_ok=True)
     name = f"table_{table}{'_fast' if fast else ''}"
     shown, title = paper_text.text(lines, fast), paper_text.title(table, fast)
     notes, commands = paper_text.notes(table, lines, fast), paper_text.missing(lines)

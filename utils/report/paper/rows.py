@@ -24,7 +24,7 @@ PUBLISHED = Path(__file__).resolve().parents[3] / "results" / "paper.yaml"
 @lru_cache
 def published() -> dict[str, Any]:
     """results/paper.yaml as it is."""
-    return yaml.safe_load(PUBLISHED.read_text())
+    return yaml.safe_load(PUBLISHED.read_text("utf-8"))
 
 
 def rows(table: str) -> list[dict[str, Any]]:
