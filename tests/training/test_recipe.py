@@ -362,7 +362,10 @@ def test_also_in_the_middle_of_a_training(tmp_path, monkeypatch):
 def test_a_wrong_value_is_refused_by_name(name, value):
     with pytest.raises(ValueError, match=rf"^recipe.{name} is "):
         replace(PLAIN, **{name: value})
-    cfg = config("train")
+    cfg = config("pipeline")
     OmegaConf.update(cfg, f"recipe.{name}", value)
+    with pytest.raises(ValueError, match=rf"^recipe.{name} is "):
+        recipe_of(cfg)
+    OmegaConf.update(cfg, "scratch", "none", force_add=True)  # as of its fine-tuning
     with pytest.raises(ValueError, match=rf"^finetune.recipe.{name} is "):
-        recipe_of(cfg, "finetune.recipe")
+        recipe_of(cfg)
