@@ -19,14 +19,16 @@ from hydra.utils import instantiate
 
 import stages
 from slimming import checkpoint as artifact
+from utils.cli.configured import plain
 from utils.networks.cost import count, count_macs_thop, latency
+from utils.runs.parent import Parent, find_parent
 
 
 def evaluate_checkpoint(cfg) -> dict:
     """Print and return {"params": ..., "macs": ..., "accuracy": {...}, "latency": {...}}."""
     hardware = instantiate(cfg.hardware)
-    path = stages.find_parent(cfg, lambda result: True, "run `python train.py` first")
-    parent = stages.Parent.open(path)
+    path = find_parent(cfg.ckpt, cfg.runs_dir, lambda result: True, "run `python train.py` first")
+    parent = Parent.open(path)
     checkpoint = parent.checkpoint
     model = artifact.restore(checkpoint, tuple(cfg.allow))
     file = path / "model.pt" if path.is_dir() else Path(path)
@@ -45,8 +47,8 @@ def evaluate_checkpoint(cfg) -> dict:
         )["this"]
         for batch, times in found["latency"].items():
             print(f"{f'batch {batch}':>12}  {times['median_ms']:.2f} ms")
-    data = parent.data(cfg, hardware)
-    model = parent.model(cfg, data, hardware)
+    data = parent.data(plain(cfg.get("data")), hardware)
+    model = parent.model(tuple(cfg.allow), data, hardware)
     found["accuracy"] = stages.accuracies(model, data, hardware)
     for split, share in found["accuracy"].items():
         if share is not None:

@@ -25,7 +25,6 @@ from typing import Any
 
 from torch import nn
 
-import stages
 from slimming import checkpoint as artifact
 from slimming.checkpoint import Checkpoint
 from slimming.surgery.fold import fold
@@ -33,6 +32,7 @@ from utils.exports import onnx_file, parity, standalone, timing
 from utils.networks import port
 from utils.networks.cost import count_macs
 from utils.runs.environment import command
+from utils.runs.parent import find_parent
 from utils.runs.results import writable
 
 TRAINABLE, DEPLOYED = (".safetensors", ".pt"), (".onnx", ".py")
@@ -43,7 +43,7 @@ def export(cfg) -> dict:
 
     `difference` is the largest one to the source's outputs, relative to their largest magnitude.
     """
-    path = stages.find_parent(cfg, lambda result: True, "run `python train.py` first")
+    path = find_parent(cfg.ckpt, cfg.runs_dir, lambda result: True, "run `python train.py` first")
     to = _destination(cfg, path)
     checkpoint = port.read(path)
     checkpoint = replace(checkpoint, history=without_folders(checkpoint.history))

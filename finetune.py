@@ -27,6 +27,7 @@ from utils.cli import configured
 from utils.data.seeding import mix
 from utils.networks.cost import count_macs
 from utils.runs.folder import Run
+from utils.runs.parent import Parent, find_parent
 
 SCRATCH = ("none", "E", "B")
 
@@ -36,7 +37,7 @@ def finetune(cfg) -> Path:
     return stages.complete(cfg, describe(cfg))
 
 
-def describe(cfg, parent: stages.Parent | None = None) -> stages.Stage:
+def describe(cfg, parent: Parent | None = None) -> stages.Stage:
     """The fine-tuning as a stage: named, not begun; of `parent`, or as `cfg` says.
 
     Raises:
@@ -47,12 +48,10 @@ def describe(cfg, parent: stages.Parent | None = None) -> stages.Stage:
         raise ValueError(f"scratch is one of {', '.join(SCRATCH)}; got {cfg.scratch!r}")
     recipe, allow = configured.recipe_of(cfg), tuple(cfg.allow)
     if parent is None:
-        path = stages.find_parent(
-            cfg, lambda result: result["stage"] == "prune", "run `python prune.py` first"
-        )
-        parent = stages.Parent.open(path)
+        advice = "run `python prune.py` first"
+        parent = Parent.open(find_parent(cfg.ckpt, cfg.runs_dir, _is_cut, advice))
     hardware = instantiate(cfg.hardware)
-    data = parent.data(cfg, hardware)
+    data = parent.data(configured.plain(cfg.get("data")), hardware)
     seed = parent.facts.get("seed", 0) if cfg.seed is None else cfg.seed
     if cfg.scratch != "none":
         recipe = replace(recipe, epochs=_scratch_epochs(cfg.scratch, parent, allow))
@@ -77,11 +76,11 @@ def describe(cfg, parent: stages.Parent | None = None) -> stages.Stage:
 
     def check() -> None:
         configured.try_optimizer(cfg, recipe)
-        parent.opened().model(cfg, data, hardware)
+        parent.opened().model(allow, data, hardware)
 
     def work(logger) -> stages.Outcome:
         start = parent.opened()
-        model = start.model(cfg, data, hardware)
+        model = start.model(allow, data, hardware)
         if cfg.scratch != "none":
             _start_over(model, start, seed, allow)
         model = fit(model, data, recipe, Plain(), run, hardware, logger, seed)
@@ -101,7 +100,11 @@ def describe(cfg, parent: stages.Parent | None = None) -> stages.Stage:
     return stages.Stage(run, work, check, leaves, seed, parent, hardware, recipe.epochs)
 
 
-def _start_over(model: nn.Module, parent: stages.Parent, seed: int, allow: tuple) -> None:
+def _is_cut(result: dict) -> bool:
+    return result["stage"] == "prune"
+
+
+def _start_over(model: nn.Module, parent: Parent, seed: int, allow: tuple) -> None:
     """New weights: those that the dense network would start from, cut to the thin shape."""
     torch.manual_seed(mix(seed, "initial weights", "scratch"))
     checkpoint = parent.checkpoint
@@ -113,7 +116,7 @@ def _start_over(model: nn.Module, parent: stages.Parent, seed: int, allow: tuple
                 tensor.copy_(new[tuple(slice(size) for size in tensor.shape)])
 
 
-def _scratch_epochs(scratch: str, parent: stages.Parent, allow: tuple) -> int:
+def _scratch_epochs(scratch: str, parent: Parent, allow: tuple) -> int:
     """As many epochs as the unpruned network was trained (E), or as much computation (B)."""
     trained = [entry for entry in parent.checkpoint.history if "epochs" in entry]
     if not trained:

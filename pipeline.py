@@ -74,12 +74,12 @@ def _named(cfg) -> Iterator[Step]:
                 print(f"the stages that follow have no name yet: {reason}")
             return
         yield own, stage
-        parent = stages.Parent.of(stage)
+        parent = stage.as_parent()
 
 
 def _late(cfg, module: ModuleType, before: stages.Stage) -> Step:
     """A stage that had no name until the one before was finished."""
-    parent = stages.Parent.of(before).opened()
+    parent = before.as_parent().opened()
     own = _for_stage(cfg, module is finetune, parent)
     return own, module.describe(own, parent)
 

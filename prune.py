@@ -35,6 +35,7 @@ from utils.data.seeding import mix
 from utils.networks.cost import latency
 from utils.networks.show import show_accuracies, show_cut, show_plan
 from utils.runs.folder import Run
+from utils.runs.parent import Parent, find_parent
 from utils.training.method import check_needs, make, name_of, scoring_identity
 
 RATIO = 0.7  # unless a ratio or a target is given
@@ -59,20 +60,20 @@ def prune(cfg) -> Path:
     return stages.complete(cfg, stage, checked=True)  # its work begins with the same
 
 
-def describe(cfg, parent: stages.Parent | None = None) -> stages.Stage:
+def describe(cfg, parent: Parent | None = None) -> stages.Stage:
     """The cut as a stage: named, not begun; of `parent`, or as `cfg` says.
 
     Raises:
         ValueError: an option is out of range, or there are no such data.
     """
-    goal, method = what_to_cut(cfg), configured.plain(cfg.method)
+    goal, method, allow = what_to_cut(cfg), configured.plain(cfg.method), tuple(cfg.allow)
     options = _options(cfg, goal)
     check_needs(method, cfg)
     if parent is None:
         advice = "run `python train.py` first"
-        parent = stages.Parent.open(stages.find_parent(cfg, _trained_for(method), advice))
+        parent = Parent.open(find_parent(cfg.ckpt, cfg.runs_dir, _trained_for(method), advice))
     hardware = instantiate(cfg.hardware)
-    data = parent.data(cfg, hardware)
+    data = parent.data(configured.plain(cfg.get("data")), hardware)
     seed = parent.facts.get("seed", 0) if cfg.seed is None else cfg.seed
     after = {"compensate": cfg.compensate, "recalibrate": min(cfg.recalibrate, len(data.train))}
     seen = {} if cfg.compensate == "none" else {"images": min(cfg.images, len(data.train))}
@@ -83,7 +84,7 @@ def describe(cfg, parent: stages.Parent | None = None) -> stages.Stage:
         seed,
         {
             "parent": parent.identity,
-            **parent.source(tuple(cfg.allow)),
+            **parent.source(allow),
             "data": configured.data_identity(data),
             "method": scoring_identity(method),
             "plan": {"_target_": "slimming.plan", **goal, **options},
@@ -98,7 +99,7 @@ def describe(cfg, parent: stages.Parent | None = None) -> stages.Stage:
     entry = stages.history_entry(run, cfg, **goal)
 
     def planned() -> tuple[nn.Module, ChannelGraph, Plan]:
-        model = parent.opened().model(cfg, data, hardware)
+        model = parent.opened().model(allow, data, hardware)
         graph, scores = _score(cfg, model, data, seed)
         measure = _timer(model, graph, data, hardware)
         keep = plan(graph, scores, **goal, measure=measure, **options)
@@ -108,9 +109,10 @@ def describe(cfg, parent: stages.Parent | None = None) -> stages.Stage:
 
     def check() -> None:
         start = parent.opened()
-        if not start.checkpoint.weights and _is_thin(start):
+        if not start.checkpoint.weights and start.is_thin:
             return  # a second cut: the network isn't known before the first
-        graph = trace(start.model(cfg, data, hardware), _example(data, seed), cfg.coupled)
+        model = start.model(allow, data, hardware)
+        graph = trace(model, _example(data, seed), cfg.coupled)
         _try_plan(graph, goal, options)
 
     def work(logger) -> stages.Outcome:
@@ -201,10 +203,6 @@ def what_to_cut(cfg) -> dict:
 
 def _example(data: Data, seed: int) -> torch.Tensor:
     return next(data.sample(2, seed=seed))
-
-
-def _is_thin(parent: stages.Parent) -> bool:
-    return any(entry.get("stage") == "prune" for entry in parent.checkpoint.history)
 
 
 def _try_plan(graph: ChannelGraph, goal: dict[str, Any], options: dict[str, Any]) -> None:

@@ -27,10 +27,12 @@ from engine import fit
 from slimming.checkpoint import Checkpoint, build
 from utils.cli import configured
 from utils.data import Data
+from utils.data.load import load_data
 from utils.data.seeding import mix
 from utils.networks import build as network
 from utils.networks.initial import Initial
 from utils.runs.folder import Run
+from utils.runs.parent import Parent, find_parent
 from utils.training.method import make, training_identity
 from utils.training.strength import announce_reach, choose_strength
 
@@ -43,7 +45,7 @@ class Start:
     identity: dict[str, Any]  # as it enters the hash
     data: Data
     model: Callable[[], nn.Module]
-    parent: stages.Parent | None = None
+    parent: Parent | None = None
     init: dict[str, Any] | None = None  # the file its weights come from, for the history
 
 
@@ -52,7 +54,7 @@ def train(cfg) -> Path:
     return stages.complete(cfg, describe(cfg))
 
 
-def describe(cfg, parent: stages.Parent | None = None) -> stages.Stage:
+def describe(cfg, parent: Parent | None = None) -> stages.Stage:
     """The training as a stage: named, not begun; from `parent`, or as `cfg` says."""
     hardware = instantiate(cfg.hardware)
     further = parent is not None or cfg.ckpt is not None
@@ -122,7 +124,7 @@ def describe(cfg, parent: stages.Parent | None = None) -> stages.Stage:
 
 def _anew(cfg, hardware, seed: int) -> Start:
     """The network of the config, with new weights or those of a file, and the data."""
-    data = configured.load_data(configured.plain(cfg.data), hardware)
+    data = load_data(configured.plain(cfg.data), hardware.device)
     target, arguments = network.model_for(configured.plain(cfg.model), data)
     identity = {"model": {"_target_": target, **arguments}}
     initial, init = None, None
@@ -144,16 +146,16 @@ def _anew(cfg, hardware, seed: int) -> Start:
     return Start(empty, identity, data, model, init=init)
 
 
-def _further(cfg, hardware, parent: stages.Parent | None) -> Start:
+def _further(cfg, hardware, parent: Parent | None) -> Start:
     """The network of a checkpoint, as it is, and the data."""
     if cfg.init is not None:
         raise ValueError("ckpt= brings its own weights: leave init= out, or ckpt=")
-    parent = parent or stages.Parent.open(stages.find_parent(cfg, lambda result: True, ""))
-    data = parent.data(cfg, hardware)
+    parent = parent or Parent.open(find_parent(cfg.ckpt, cfg.runs_dir, lambda result: True, ""))
+    data = parent.data(configured.plain(cfg.get("data")), hardware)
     identity = {"parent": parent.identity, **parent.source(tuple(cfg.allow))}
 
     def model() -> nn.Module:
-        return parent.opened().model(cfg, data, hardware)
+        return parent.opened().model(tuple(cfg.allow), data, hardware)
 
     return Start(parent.checkpoint, identity, data, model, parent)
 

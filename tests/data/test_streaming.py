@@ -24,6 +24,7 @@ from terminal import refusal, terminal
 from train import train
 from utils.cli import configured
 from utils.data import folders, streaming
+from utils.data.load import load_data
 from utils.data.sets import imagefolder
 from utils.data.streaming import imagenet, lighting
 from utils.report.groups import differences
@@ -396,7 +397,7 @@ def test_impossible_options_are_refused(photos):
         small(photos, workers=-1)
     with pytest.raises(ValueError, match="data=imagenet: .*colour"):
         description = {"_target_": "utils.data.imagenet", "colour": True}
-        configured.load_data(description, choose(device="cpu"))
+        load_data(description, choose(device="cpu").device)
 
 
 def test_a_folder_that_does_not_fit_into_memory_says_what_does(photos, monkeypatch):

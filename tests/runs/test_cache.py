@@ -18,9 +18,9 @@ from pipeline import pipeline
 from slimming import checkpoint as artifact
 from terminal import terminal
 from utils import data
-from utils.cli import configured
+from utils.data import load
 from utils.runs import environment, forecast
-from utils.runs.folder import lock_of
+from utils.runs.lock import lock_of
 from utils.training.tracking import NoLogger
 
 FAST = ("epochs=2", "finetune.epochs=1", "method.strength=2.0")
@@ -152,7 +152,7 @@ def test_a_finished_job_of_a_sweep_computes_and_loads_nothing(tmp_path, monkeypa
 
         monkeypatch.setattr(module, name, counted)
 
-    configured._load_data.cache_clear()
+    load._load.cache_clear()
     environment.commit.cache_clear()
     count(data, "fake")
     count(subprocess, "run")

@@ -17,9 +17,9 @@ import prune
 import train
 from door import ROOT, TINY, config, tiny
 from slimming.checkpoint import Checkpoint, save
-from stages import Parent
-from utils.cli.configured import _load_data
 from utils.cli.script import CONF
+from utils.data import load
+from utils.runs.parent import Parent
 
 
 def name(*overrides: str, script: str = "train", parent=None, runs: str = "runs") -> str:
@@ -81,7 +81,7 @@ CUT = [
 @pytest.fixture(scope="module")
 def trained() -> Parent:
     """A training nobody has begun: enough to name what follows."""
-    return Parent.of(train.describe(tiny("train", Path("runs"))))
+    return train.describe(tiny("train", Path("runs"))).as_parent()
 
 
 @pytest.mark.parametrize("change", CUT)
@@ -101,8 +101,8 @@ def test_what_a_cut_does_not_look_at_does_not_count(trained):
 
 
 def test_the_parent_and_the_tuning_count(trained):
-    cut = Parent.of(prune.describe(tiny("prune", Path("runs"), "ratio=0.5"), trained))
-    other = Parent.of(prune.describe(tiny("prune", Path("runs"), "ratio=0.25"), trained))
+    cut = prune.describe(tiny("prune", Path("runs"), "ratio=0.5"), trained).as_parent()
+    other = prune.describe(tiny("prune", Path("runs"), "ratio=0.25"), trained).as_parent()
     plain = name(script="finetune", parent=cut)
     assert name(script="finetune", parent=other) != plain
     for change in ("epochs=7", "scratch=E", "recipe=paper", "recipe.optimizer.lr=0.01"):
@@ -123,7 +123,7 @@ def photos(tmp_path) -> Path:
 
 
 def of_photos(root: Path, *more: str) -> str:
-    _load_data.cache_clear()  # each is another process
+    load._load.cache_clear()  # each is another process
     words = ("data=imagefolder", f"data.root={root}", "model=vgg11", "model.width=0.0625")
     overrides = (*words, "hardware.precision=fp32", "logger=none", *more)
     return train.describe(config("train", *overrides)).run.name

@@ -11,7 +11,7 @@ from pipeline import pipeline
 from prune import prune
 from terminal import refusal, terminal
 from train import train
-from utils.runs.folder import lock_of
+from utils.runs.lock import lock_of
 from utils.training.tracking import NoLogger
 
 FAST = ("epochs=2", "finetune.epochs=1", "method.strength=2.0")

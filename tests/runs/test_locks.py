@@ -13,7 +13,8 @@ from filelock import FileLock
 from door import ROOT, tiny
 from terminal import refusal, terminal
 from train import train
-from utils.runs.folder import Run, lock_of
+from utils.runs.folder import Run
+from utils.runs.lock import lock_of
 from utils.training.tracking import NoLogger
 
 DIVERGES = ("method.strength=1e-4", "recipe.optimizer.lr=1e30", "epochs=2")

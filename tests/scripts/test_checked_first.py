@@ -103,7 +103,7 @@ def test_what_changes_nothing_says_so_and_is_the_same_run(tmp_path, capsys):
     from prune import describe
 
     trained = train.describe(tiny("train", tmp_path))
-    parent = train.stages.Parent.of(trained)
+    parent = trained.as_parent()
 
     def name(*words: str) -> str:
         return describe(tiny("prune", tmp_path, "ratio=0.5", *words), parent).run.name

@@ -24,8 +24,9 @@ from engine import Interrupted, evaluate
 from slimming.checkpoint import read, restore
 from slimming.methods.slimming import Slimming
 from train import train
-from utils.cli.configured import load_data, plain, recipe_identity, recipe_of
+from utils.cli.configured import plain, recipe_identity, recipe_of
 from utils.data import fake
+from utils.data.load import load_data
 from utils.data.seeding import mix
 from utils.runs.folder import Run
 from utils.runs.identity import digest
@@ -203,7 +204,7 @@ def test_what_is_saved_and_evaluated_is_the_average(tmp_path, soft, monkeypatch)
     kept = read(soft).weights
     assert all(torch.equal(kept[name], states[-1]["average"][name]) for name in kept)
     assert not torch.equal(kept["classifier.weight"], states[-1]["model"]["classifier.weight"])
-    data = load_data(plain(tiny("train", soft, *SOFT).data), CPU)
+    data = load_data(plain(tiny("train", soft, *SOFT).data), CPU.device)
     told = evaluate(restore(read(soft)), data, data.val, CPU)
     assert rows(soft)[-1]["val/loss"] == pytest.approx(told["loss"], rel=1e-5)
     gammas = [t for name, t in kept.items() if name.endswith(".weight") and t.dim() == 1]
@@ -340,7 +341,7 @@ def broken(model: nn.Module) -> nn.Module:
 
 
 def test_outputs_that_are_not_finite_answer_nothing(soft):
-    data = load_data(plain(tiny("train", soft, *SOFT).data), CPU)
+    data = load_data(plain(tiny("train", soft, *SOFT).data), CPU.device)
     with pytest.raises(ValueError, match="outputs are not finite for 96 of 96 images, so they"):
         evaluate(broken(restore(read(soft))), data, data.test, CPU)
 

@@ -2,9 +2,7 @@
 
 import copy
 import difflib
-import functools
 import inspect
-import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -20,7 +18,6 @@ from utils.data.sets import Data
 from utils.data.streaming import Streamed
 from utils.networks.own_code import source_of
 from utils.runs.identity import essence
-from utils.training.hardware import Hardware
 from utils.training.recipe import OFF, Recipe, check_numbers, is_number
 
 IN_MEMORY = ("digits", "cifar10", "cifar100", "svhn", "mnist", "imagefolder", "fake")
@@ -33,26 +30,6 @@ DATASETS = (*(f"utils.data.{name}" for name in IN_MEMORY), "utils.data.imagenet"
 def plain(node: Any) -> Any:
     """A config node as plain Python."""
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-
-
-def load_data(description: Mapping[str, Any], hardware: Hardware) -> Data | Streamed:
-    """The data set of a `data` config or of a checkpoint's history, on the training device.
-
-    Only our own functions can be named: a checkpoint may come from a stranger.
-    """
-    target = str(description.get("_target_", ""))
-    if target not in DATASETS:
-        raise ValueError(f"'{description.get('_target_')}' is none of our data sets")
-    arguments = {key: value for key, value in description.items() if key != "_target_"}
-    return _load_data(target, json.dumps(arguments), hardware.device)
-
-
-@functools.lru_cache(maxsize=2)  # the stages of a pipeline and the jobs of a sweep share it
-def _load_data(target: str, arguments: str, device: torch.device) -> Data | Streamed:
-    try:
-        return get_object(target)(**json.loads(arguments)).to(device)
-    except TypeError as error:
-        raise ValueError(f"data={target.rpartition('.')[2]}: {error}") from error
 
 
 @contextmanager

@@ -22,11 +22,12 @@ def check(cfg: DictConfig) -> None:
     from hydra.utils import instantiate
 
     from utils.cli import configured
+    from utils.data.load import load_data
 
     if cfg.dry_run:
         raise ValueError("a search has to see results: leave out dry_run=true, or the sweeper")
     if cfg.data is not None:  # else it is the checkpoint's, and looked at in the end
-        data = configured.load_data(configured.plain(cfg.data), instantiate(cfg.hardware))
+        data = load_data(configured.plain(cfg.data), instantiate(cfg.hardware).device)
         if not len(data.val):
             raise ValueError(NO_SPLIT)
 

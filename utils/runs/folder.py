@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from slimming.checkpoint import write_atomically
 from utils.runs.environment import command, differences, environment, machine
 from utils.runs.identity import digest
+from utils.runs.lock import held, holding
 from utils.runs.results import SCHEMA, check
 
-LOCKS = ".locks"  # not in the folders: a lock that is deleted locks nothing
 GONE = "its weights (model.pt) were deleted; recompute=true computes it again"
 
 
@@ -108,41 +107,10 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run; a second process waits, and takes over when the first one fails.
-
-        The lock of a dead process is free. Whatever goes wrong, nothing in the folder is deleted
-        but what was left of an older failure and, where nothing else is in it, the folder.
-        """
-        file = lock_of(self.folder)
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(file)
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                print(f"{self.name} is being computed by another process: waiting for it")
-                lock.acquire()
-                if (reason := failure(self.folder)) is not None:
-                    print(f"the other process failed ({reason}): computing {self.name} here")
-        except OSError as error:
-            raise self._unwritable(error) from error
-        self._started = time.monotonic()  # waiting for another process doesn't count
-        try:
-            try:
-                self.folder.mkdir(exist_ok=True)
-            except OSError as error:
-                raise self._unwritable(error) from error
+        """Hold the run; see `holding`."""
+        with holding(self.folder):
+            self._started = time.monotonic()  # waiting for another process doesn't count
             yield
-        finally:
-            with suppress(OSError):  # it holds something
-                self.folder.rmdir()
-            lock.release()
-
-    def _unwritable(self, error: OSError) -> OSError:
-        return OSError(
-            f"can't write to the run folder {self.folder} ({error.strerror or error}); "
-            f"choose another place with runs_dir=..."
-        )
 
     def begin(self, config: str) -> None:
         """Write what is asked for, in place of what is left of an older failure."""
@@ -246,32 +214,6 @@ def _load_resume(path: Path, mmap: bool = False) -> dict[str, Any] | None:
         return saved
     except Exception as error:  # pickle's own errors have no common type
         raise ValueError(f"{path} is broken: delete it to start this run over") from error
-
-
-def lock_of(folder: Path) -> Path:
-    return folder.parent / LOCKS / f"{folder.name}.lock"
-
-
-def held(folder: Path) -> bool:
-    """Whether a living process computes in this folder; the lock of a dead one is free."""
-    lock = lock_of(folder)
-    if not lock.is_file():
-        return False
-    try:
-        with FileLock(lock, timeout=0):
-            return False
-    except Timeout:
-        return True
-    except OSError:  # a place that can't be written to: nobody computes there
-        return False
-
-
-def failure(folder: Path) -> str | None:
-    """Why the last try in this folder failed, or None."""
-    try:
-        return (folder / "error.txt").read_text("utf-8").strip()
-    except (OSError, ValueError):
-        return None
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:

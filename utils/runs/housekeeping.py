@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from utils.runs.folder import failure, held, lock_of
+from utils.runs.lock import failure, held, lock_of
 from utils.runs.results import STAGES, metrics, readable
 from utils.runs.units import duration, si
 
