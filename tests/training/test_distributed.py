@@ -25,13 +25,14 @@ UNEQUAL = ("data.num_train=102", "recipe.batch_size=33", "epochs=2", "method.str
 WATCHED = f"""
 import os, sys
 sys.path.insert(0, {str(ROOT)!r})
-from utils.cli.script import script
+from utils.cli.script import begin, script
+begin("train")
 import train
 rank, out, steps = os.environ["RANK"], {{out!r}}, []
 
 def watch():
     import signal, torch, engine
-    real, real_step = engine.fit, engine._step
+    real, real_step = train.fit, engine._step
     def fit(*arguments):
         model = real(*arguments)
         torch.save(model.state_dict(), f"{{{{out}}}}/rank{{{{rank}}}}.pt")
@@ -44,7 +45,7 @@ def watch():
         if now == os.environ.get("STOPS"):
             os.kill(os.getpid(), signal.SIGTERM)
         return real_step(*arguments)
-    engine.fit, engine._step = fit, step
+    train.fit, engine._step = fit, step
 
 @script("train")
 def main(cfg):
@@ -82,7 +83,8 @@ def weights(folder: Path, rank: int) -> dict[str, torch.Tensor]:
 
 def by_halves(cfg) -> nn.Module:
     """The reference, in one process: each half normalised by itself, gradients by image."""
-    start, data = _anew(cfg, choose(device="cpu", precision="fp32"))
+    start = _anew(cfg, choose(device="cpu", precision="fp32"), cfg.seed)
+    data = start.data
     model, recipe = start.model().to(memory_format=torch.channels_last), recipe_of(cfg)
     gammas = [m.weight for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     optimizer = recipe.optimizer(model.parameters())
