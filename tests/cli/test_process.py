@@ -66,7 +66,7 @@ def test_a_signal_is_told_apart_by_the_exit_code_and_the_run_goes_on(tmp_path, n
 def test_an_output_that_nobody_takes_stops_no_training(tmp_path, outlet):
     words = [sys.executable, "train.py", *TINY, f"runs_dir={tmp_path}"]
     if outlet == "a full disk":
-        with open("/dev/full", "w") as full:
+        with open("/dev/full", "w", encoding="utf-8") as full:
             done = subprocess.run(words, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
         code, err = done.returncode, done.stderr
     else:
@@ -80,7 +80,7 @@ def test_an_output_that_nobody_takes_stops_no_training(tmp_path, outlet):
 
 
 def test_a_stream_that_failed_once_stays_silent(tmp_path):
-    with open("/dev/full", "w", buffering=1) as full:
+    with open("/dev/full", "w", encoding="utf-8", buffering=1) as full:
         stream = Steady(full)
         for _ in range(3):
             print("x" * 10_000, file=stream, flush=True)

@@ -25,7 +25,7 @@ def source_hash(target: Any) -> str:
         file = getattr(sys.modules.get(name), "__file__", None) or ""
         if name in trees or not file.endswith(".py") or (trees and not _below(root, file)):
             continue
-        trees[name] = ast.parse(Path(file).read_text())
+        trees[name] = ast.parse(Path(file).read_text(encoding="utf-8"))
         waiting += _imports(trees[name], sys.modules[name].__package__ or "")
     text = "".join(ast.dump(trees[name]) for name in sorted(trees))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -233,7 +233,11 @@ def newest(runs_dir: str | Path, fits: Any, advice: str) -> Path:
 def machine(device: str = "cpu") -> dict[str, Any]:
     """What the numbers were measured on; the GPU only where one was used."""
     info = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.+)", info.read_text()) if info.exists() else []
+    names = (
+        re.findall(r"model name\s*: (.+)", info.read_text(encoding="utf-8"))
+        if info.exists()
+        else []
+    )
     return {
         "cpu": names[0] if names else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),

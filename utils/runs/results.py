@@ -55,7 +55,7 @@ def readable(path: Path) -> dict[str, Any] | None:
 
 def _read(path: Path) -> tuple[str | None, dict[str, Any]]:
     try:
-        run = json.loads(path.read_text())
+        run = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError):
         return "is broken", {}
     if not isinstance(run, dict) or not run.keys() >= {"schema"}:
@@ -75,7 +75,7 @@ def _read(path: Path) -> tuple[str | None, dict[str, Any]]:
 
 def _latency(path: Path) -> dict[str, Any] | None:
     try:
-        return json.loads(path.read_text()) if path.exists() else None
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     except ValueError:
         print(f"{path} is broken: passed over", file=sys.stderr)
         return None
