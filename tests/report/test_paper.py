@@ -170,7 +170,7 @@ def made_up(runs, tmp_path_factory) -> Path:
 
 
 def read(path: Path) -> dict[str, dict]:
-    return {line["experiment"]: line for line in csv.DictReader(path.open())}
+    return {line["experiment"]: line for line in csv.DictReader(path.open(encoding="utf-8"))}
 
 
 def test_table_1a_through_the_door(made_up):
