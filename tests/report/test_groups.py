@@ -50,7 +50,7 @@ def test_seeds_are_one_group_whichever_script_made_the_stages(chains):
         ("ratio=0.4", "prune: ratio", [0.5, 0.4]),
         ("combine=sum", "prune: combine", ["max", "sum"]),
         ("finetune.epochs=2", "finetune: epochs", [1, 2]),
-        ("finetune.recipe.optimizer.lr=1", "finetune: recipe.optimizer.lr", [0.1, 1.0]),
+        ("+finetune.recipe.optimizer.lr=1", "finetune: recipe.optimizer.lr", [0.1, 1.0]),
     ],
 )
 def test_any_setting_keeps_a_chain_out_and_is_named(folder, tmp_path, override, setting, values):
