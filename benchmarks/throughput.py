@@ -233,7 +233,10 @@ def compare(args: argparse.Namespace, hardware: Hardware) -> Turns:
     watched = WatchedData(**vars(placed), turns=turns)
     schedule = partial(schedules.steps, milestones=(0.5, 0.75))
     recipe = Recipe(args.rounds + 1, args.batch, sgd, schedule)
-    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+    ):
         run = Run(folder, "train", "throughput", 0, {})
         with run.locked(), redirect_stdout(nowhere):  # the engine's own lines
             method = WatchedSlimming(turns)

@@ -112,7 +112,7 @@ def takes(name: str, argument: str) -> bool:
 
 
 def read_config(path: Path) -> dict:
-    own = yaml.safe_load(path.read_text()) or {}
+    own = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     merged: dict = {}
     for parent in own.pop("defaults", []):
         if isinstance(parent, str) and parent != "_self_":

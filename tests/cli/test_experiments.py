@@ -5,11 +5,13 @@ import json
 from pathlib import Path
 
 import pytest
+from hydra import initialize_config_dir
 
 from door import config
 from pipeline import pipeline
 from terminal import terminal
 from utils.cli.experiments import composed
+from utils.cli.known import compare, options
 from utils.cli.schema import register
 from utils.cli.script import CONF
 from utils.report.paper import rows as paper
@@ -66,6 +68,18 @@ def run(name: str, runs: Path, twin: str | None = None) -> list[dict]:
     words += ["finetune.epochs=1", f"passes={min(cfg['passes'], 2)}"]
     folders = pipeline(config("pipeline", *words))
     return [json.loads((folder / "result.json").read_text()) for folder in folders]
+
+
+@functools.cache
+def known() -> dict:
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return options("pipeline")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_experiment_says_nothing_that_nobody_reads(name):
+    compare(whole(name), known(), "", name)
 
 
 @pytest.fixture(scope="module")

@@ -305,7 +305,7 @@ def line(name: str, counts: dict[str, Any]) -> str:
 
 def processor() -> str:
     info = Path("/proc/cpuinfo")
-    text = info.read_text() if info.exists() else ""
+    text = info.read_text(encoding="utf-8") if info.exists() else ""
     found = re.search(r"model name\s*: (.+)", text)
     return found[1] if found else platform.processor()
 

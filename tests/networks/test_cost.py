@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from door import ROOT, config
+from evaluate import evaluate_checkpoint
 from utils.networks.cost import count, count_macs, count_macs_thop, latency
 
 calls: list[str] = []
@@ -56,6 +58,16 @@ def test_thop_counts_batchnorm_too():
     norms = 4 * (8 * 8 * 8 + 16 * 4 * 4)
     net = small_net()
     assert count_macs_thop(net, (3, 8, 8)) == count_macs(net, (3, 8, 8)) + norms
+
+
+def test_thop_is_asked_for_by_name(capsys):
+    said = {}
+    for more in ((), ("macs_thop=true",)):
+        words = (f"ckpt={ROOT / 'results/digits_thin.safetensors'}", "device=cpu", *more)
+        said[more] = evaluate_checkpoint(config("evaluate", *words))
+    plain, both = said.values()
+    assert "macs_thop" not in plain and "thop" not in capsys.readouterr().out.split("macs_thop")[0]
+    assert both.pop("macs_thop") > both["macs"] and both == plain
 
 
 def test_counting_needs_no_thop(monkeypatch):

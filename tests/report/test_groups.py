@@ -33,7 +33,7 @@ def test_seeds_are_one_group_whichever_script_made_the_stages(chains):
     assert [[run["stage"] for run in chain] for chain in chains] == 2 * [
         ["train", "prune", "finetune"]
     ]
-    assert groups.differences(chains) == {} and groups.alike(chains)
+    assert groups.differences(chains) == {}
     assert groups.groups(chains) == [chains]
 
 
@@ -50,7 +50,7 @@ def test_seeds_are_one_group_whichever_script_made_the_stages(chains):
         ("ratio=0.4", "prune: ratio", [0.5, 0.4]),
         ("combine=sum", "prune: combine", ["max", "sum"]),
         ("finetune.epochs=2", "finetune: epochs", [1, 2]),
-        ("finetune.recipe.optimizer.lr=1", "finetune: recipe.optimizer.lr", [0.1, 1.0]),
+        ("+finetune.recipe.optimizer.lr=1", "finetune: recipe.optimizer.lr", [0.1, 1.0]),
     ],
 )
 def test_any_setting_keeps_a_chain_out_and_is_named(folder, tmp_path, override, setting, values):
@@ -104,14 +104,14 @@ def test_an_option_that_an_older_run_lacks_had_its_default(chains):
 def test_numbers_are_compared_as_numbers(chains):
     change(chains[0], "recipe.optimizer.lr", 1)
     change(chains[1], "recipe.optimizer.lr", 1.0)
-    assert groups.alike(chains)
+    assert groups.differences(chains) == {}
 
 
 def test_what_a_target_took_is_an_outcome_not_a_setting(chains):
     for chain, reached in zip(chains, (0.41, 0.43)):
         for run in chain[1:]:
             run.update(target={"macs": 0.5}, ratio=reached)
-    assert groups.alike(chains)
+    assert groups.differences(chains) == {}
     chains[1][1]["target"] = {"macs": 0.4}
     assert groups.differences(chains) == {"prune: target.macs": [0.5, 0.4]}
 
@@ -119,7 +119,7 @@ def test_what_a_target_took_is_an_outcome_not_a_setting(chains):
 def test_epochs_of_a_control_of_equal_computation_follow_from_its_network(chains):
     for chain, epochs in zip(chains, (11, 12)):
         chain[-1].update(scratch="B", epochs=epochs)
-    assert groups.alike(chains)
+    assert groups.differences(chains) == {}
 
 
 def test_one_seed_twice_is_no_group(chains):
@@ -138,7 +138,7 @@ def test_a_strangers_class_is_never_imported_to_look_up_its_defaults(chains, tmp
     monkeypatch.syspath_prepend(tmp_path)
     for chain in chains:
         chain[0]["config"]["model"] = {"_target_": "stranger.Net", "depth": 3}
-    assert groups.alike(chains)
+    assert groups.differences(chains) == {}
     assert groups.settings(chains[0][0])["model._target_"] == "stranger.Net"
 
 
@@ -146,7 +146,7 @@ def test_a_run_without_a_config_has_the_settings_of_its_result(chains):
     for chain in chains:
         for run in chain:
             del run["config"]
-    assert groups.alike(chains)
+    assert groups.differences(chains) == {}
     chains[1][1]["ratio"] = 0.7
     assert groups.differences(chains) == {"prune: ratio": [0.5, 0.7]}
 

@@ -9,7 +9,7 @@ import pytest
 from door import tiny
 from pipeline import pipeline
 from terminal import refusal, terminal
-from utils.cli.configured import plain
+from utils.cli.configured import plain, tuning
 from utils.cli.experiments import composed
 from utils.cli.schema import register
 from utils.report.paper import rows as paper
@@ -45,13 +45,18 @@ def table(monkeypatch):
     monkeypatch.setattr(paper, "published", lambda: published)
 
 
+def whole(cfg) -> dict:
+    """A config with all that fine-tuning takes over, as `composed` gives it."""
+    return {**plain(cfg), "finetune": tuning(plain(cfg))}
+
+
 def lines(runs: Path, *changes: str, found: list | None = None) -> dict[str, dict]:
     """The lines of the tiny table, where its rows are trained and cut with `changes`."""
 
     def compose(experiment: str) -> dict:
         ours = (*SPARSE, *CUT) if experiment == "half" else ("epochs=2", "method.strength=0")
         passes = ("passes=0",) if experiment == "plain" else ()
-        return plain(tiny("pipeline", runs, *ours, *passes, *changes))
+        return whole(tiny("pipeline", runs, *ours, *passes, *changes))
 
     found = find_runs(runs) if found is None else found
     return {
@@ -87,7 +92,7 @@ def test_a_row_is_the_mean_over_its_seeds(runs, table):
             "finetune.epochs=2",
             "finetune.scratch=E",
         ),
-        *("finetune.recipe.optimizer.lr=0.01", "method.strength=0.4", "method.mode=proximal"),
+        *("+finetune.recipe.optimizer.lr=0.01", "method.strength=0.4", "method.mode=proximal"),
         *("epochs=3", "recipe.batch_size=32", "recipe=paper", "data.flip=false", "data.val_size=9"),
         *("model.width=0.125", "model=preresnet29", "data.pad=2", "passes=2", "data.seed=1"),
         *("ratio=null target.macs=0.5", "coupled=keep", "recipe.optimizer.nesterov=false"),
@@ -139,7 +144,7 @@ def test_the_passes_of_a_multi_pass_run_are_rows(tmp_path, table, monkeypatch):
     row = {"experiment": "twice", "row": "", "error": 1.0}
     rows = [{**row, "pass": p, "stage": s} for p in (1, 2) for s in ("train", "finetune")]
     monkeypatch.setitem(paper.published()["tables"], "tiny", {**TABLE, "rows": rows})
-    cfg = plain(tiny("pipeline", tmp_path, *words))
+    cfg = whole(tiny("pipeline", tmp_path, *words))
     said = paper.lines("tiny", find_runs(tmp_path), lambda _: cfg, "{}")
     for line, number in zip(said, (0, 2, 3, 5), strict=True):
         result = json.loads((folders[number] / "result.json").read_text())
@@ -170,7 +175,7 @@ def made_up(runs, tmp_path_factory) -> Path:
 
 
 def read(path: Path) -> dict[str, dict]:
-    return {line["experiment"]: line for line in csv.DictReader(path.open())}
+    return {line["experiment"]: line for line in csv.DictReader(path.open(encoding="utf-8"))}
 
 
 def test_table_1a_through_the_door(made_up):

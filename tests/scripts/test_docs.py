@@ -22,7 +22,7 @@ SCRIPTS = {path.stem for path in ROOT.glob("*.py") if "@script(" in path.read_te
 
 def commands(path: Path) -> list[tuple[str, str]]:
     """[(script, what follows it), ...] as they stand in the text, lines put together."""
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
         text = ast.get_docstring(ast.parse(text)) or ""
     text = re.sub(r"\\\n\s*", " ", text)

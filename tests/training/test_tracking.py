@@ -246,6 +246,47 @@ def steps_and_epochs(history: list[dict]) -> list[tuple[int, int]]:
     return [(row["_step"], row["epoch"]) for row in history]
 
 
+@pytest.mark.parametrize(
+    ("variable", "typed", "files"),
+    [("disabled", None, 0), ("dryrun", None, 1), ("disabled", "offline", 1), (None, None, 1)],
+)
+def test_the_variable_of_wandb_counts_unless_a_mode_is_typed(
+    tmp_path, monkeypatch, variable, typed, files
+):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("WANDB_MODE", variable)
+    words = [*RUN, "epochs=1", f"runs_dir={tmp_path}", *([f"logger.mode={typed}"] if typed else [])]
+    assert terminal("train", *words)[0] == 0
+    (folder,) = tmp_path.iterdir()
+    assert len(written(folder)) == files and (folder / "wandb").exists() == bool(files)
+
+
+def test_a_mode_that_wandb_does_not_have_is_refused(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "perhaps")
+    with pytest.raises(
+        ValueError, match="WANDB_MODE is offline, online or disabled; got 'perhaps'"
+    ):
+        WandB()
+    with pytest.raises(ValueError, match="logger.mode is offline, online or .*; got 'maybe'"):
+        WandB(mode="maybe")
+    with pytest.raises(ValueError, match="logger.artifacts is true or false; got 'maybe'"):
+        WandB(mode="offline", artifacts="maybe")
+
+
+@pytest.mark.parametrize("home", [None, "/nonexistent"])
+def test_without_a_home_wandb_is_as_silent_and_writes_nowhere_else(tmp_path, home):
+    env = {
+        key: value for key, value in os.environ.items() if key not in ("HOME", "WANDB_CACHE_DIR")
+    }
+    done = subprocess.run(
+        [sys.executable, "train.py", *RUN, "epochs=1", f"runs_dir={tmp_path}"], cwd=ROOT,
+        env=env | ({} if home is None else {"HOME": home}), capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert home is None or not Path(home).exists()
+
+
 def test_offline_asks_no_server_for_anything(tmp_path):
     """W&B's own offline mode does: it sends statistics about itself."""
     code = (

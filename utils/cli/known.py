@@ -52,7 +52,7 @@ def check(cfg: DictConfig) -> None:
             _look_up(key_of(word), options(config), config)
     # An experiment speaks of the whole pipeline, also where only its training is asked for.
     known = options("pipeline" if config == "train" else config)
-    _compare(node, known, "", f"{config}.py{_where(files)}")
+    compare(node, known, "", f"{config}.py{_where(files)}")
 
 
 def _look_up(key: str, known: dict, config: str) -> None:
@@ -69,7 +69,11 @@ def _look_up(key: str, known: dict, config: str) -> None:
         node = node[part]
 
 
-def _compare(node: dict, known: dict, before: str, where: str) -> None:
+def compare(node: dict, known: dict, before: str, where: str) -> None:
+    """
+    Raises:
+        ValueError: `node` has a key that `known` hasn't. `before`: the key of both.
+    """
     for key, value in node.items():
         if key not in known:
             if key == "data":  # of the checkpoint, where the script has none of its own
@@ -78,7 +82,7 @@ def _compare(node: dict, known: dict, before: str, where: str) -> None:
         own = known[key]
         both = isinstance(value, dict) and isinstance(own, dict)
         if both and "_target_" not in {*value, *own}:  # else it is looked at where it is called
-            _compare(value, own, f"{before}.{key}".lstrip("."), where)
+            compare(value, own, f"{before}.{key}".lstrip("."), where)
 
 
 def _refuse(name: str, known: dict, before: str, where: str) -> None:

@@ -134,11 +134,6 @@ def differences(
     return differing or ({"seed": seeds} if len(set(seeds)) < len(seeds) else {})
 
 
-def alike(chains: Sequence[Sequence[Run]]) -> bool:
-    """Whether a mean over these chains is a mean over seeds and nothing else."""
-    return not differences(chains)
-
-
 def groups(chains: Sequence[Sequence[Run]]) -> list[list[Sequence[Run]]]:
     """The chains, those that are alike together; each in order of its first member.
 

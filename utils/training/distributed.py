@@ -37,7 +37,8 @@ def hush() -> None:
     if count() > 1:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if not leads():
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for as long as the process lives)
+        # For as long as the process lives.
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def join(device: str) -> str:
@@ -164,8 +165,8 @@ def is_first_to_end() -> bool:
     from torch.distributed import TCPStore
 
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    try:
-        store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=5))
+    try:  # on a busy machine torchrun may take many seconds to answer
+        store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=60))
         return store.add(f"said {os.environ['TORCHELASTIC_RESTART_COUNT']}", 1) == 1
-    except RuntimeError:  # nobody is there any more to ask
-        return leads()
+    except RuntimeError:  # nobody is there any more to ask: better said twice than never
+        return True

@@ -37,7 +37,8 @@ def gammas(story: Story) -> Drawn:
 
     Of each lambda the first seed, and the middle one of its cuts.
     """
-    able = _one_per_lambda([c for c in story.chains if any(_values(run).size for run in c)])
+    known = [chain for chain in story.chains if any(_values(run).size for run in chain)]
+    able = [*map(_furthest, _by_lambda(known))]
     shown = able[:PANELS]
     if not shown:
         return Drawn(None, "No run here recorded its gammas: train one with `python pipeline.py`.")
@@ -58,21 +59,21 @@ def gammas(story: Story) -> Drawn:
     return Drawn(figure, left_out(_flat(chain) for chain in able[PANELS:]))
 
 
-def _one_per_lambda(chains: Sequence[Chain]) -> list[Chain]:
-    """Of each lambda the first seed's chain that goes furthest, cut by a middle share."""
+def _by_lambda(chains: Sequence[Chain]) -> list[list[Chain]]:
+    """The first seed's chains, those of one lambda together."""
     found: dict[tuple, list[Chain]] = {}
     for chain in chains:
         key = (network(chain[0]), chain[0]["dataset"], chain[0].get("recipe"), strength(chain))
         found.setdefault(key, []).append(chain)
-    chosen = []
-    for several in found.values():
-        seed = min(chain[0]["seed"] for chain in several)
-        several = [chain for chain in several if chain[0]["seed"] == seed]
-        longest = max(map(len, several))
-        several = [chain for chain in several if len(chain) == longest]
-        several.sort(key=lambda chain: ratio(chain) or 0)
-        chosen.append(several[len(several) // 2])
-    return chosen
+    seeds = {key: min(chain[0]["seed"] for chain in several) for key, several in found.items()}
+    return [[c for c in found[key] if c[0]["seed"] == seed] for key, seed in seeds.items()]
+
+
+def _furthest(chains: Sequence[Chain]) -> Chain:
+    """The chain that goes furthest, cut by a middle share."""
+    longest = max(map(len, chains))
+    longest = sorted((c for c in chains if len(c) == longest), key=lambda c: ratio(c) or 0)
+    return longest[len(longest) // 2]
 
 
 def _histogram(axes: Axes, chain: Chain, edges: np.ndarray) -> None:
@@ -103,15 +104,10 @@ def _histogram(axes: Axes, chain: Chain, edges: np.ndarray) -> None:
 
 def evolution(story: Story) -> Drawn:
     """One layer's |gamma| over the epochs, a panel per lambda (at most three, the first seed)."""
-    trainings = {}
-    for chain in story.chains:
-        run = chain[0]
-        if run["stage"] == "train":
-            key = (network(run), run["dataset"], run.get("recipe"), strength([run]))
-            if key not in trainings or run["seed"] < trainings[key]["seed"]:
-                trainings[key] = run
+    first = [[chain[0]] for chain in story.chains if chain[0]["stage"] == "train"]
+    trainings = [chains[0][0] for chains in _by_lambda(first)]
     drawn = []
-    for run in trainings.values():
+    for run in trainings:
         if len(drawn) < 3 and (history := _history(run)) is not None:
             drawn.append((run, *history))
     if not drawn:
@@ -130,7 +126,7 @@ def evolution(story: Story) -> Drawn:
         bar.set_ticks([0.001, 0.01, 0.1, 1], labels=["≤ 0.001", "0.01", "0.1", "1"])
         bar.minorticks_off()
     shown = [run["run"] for run, *_ in drawn]
-    missed = [run for run in trainings.values() if run["run"] not in shown]
+    missed = [run for run in trainings if run["run"] not in shown]
     return Drawn(figure, left_out(_flat([run]) for run in missed))
 
 
