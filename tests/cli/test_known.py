@@ -73,6 +73,8 @@ def test_the_same_of_the_other_groups_that_speak_of_everything(tmp_path, group):
         ("pipeline", "finetune.recipe.epoch=1", "there is no option 'finetune.recipe.epoch' (did"),
         ("pipeline", "+finetune.foo=1", "there is no option 'finetune.foo'"),
         ("report", "+onyl=a", "there is no option 'onyl' (did you mean only?) in report.py"),
+        ("report", "+data.root=x", "there is no option 'data'"),
+        ("prune", "+twin.epochs=1", "there is no option 'twin'"),
         ("export", "+ratio=0.5", "there is no option 'ratio'"),
     ],
 )

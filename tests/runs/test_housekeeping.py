@@ -1,12 +1,13 @@
 """A runs folder is listed, and cleaned without breaking what others stand on."""
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
-from door import tiny
+from door import ROOT, tiny
 from pipeline import pipeline
 from prune import prune
 from terminal import refusal, terminal
@@ -156,3 +157,12 @@ def test_a_deletion_that_is_killed_leaves_nothing_broken(runs, monkeypatch):
     monkeypatch.undo()
     *_, again = pipeline(tiny("pipeline", runs, *FAST, "ratio=0.5"))
     assert again == tuned and (tuned / "result.json").exists()
+
+
+def test_a_list_of_no_runs_is_empty_and_asks_for_no_environment(tmp_path):
+    code, out, err = terminal("report", "list=true", str(tmp_path / "none"))
+    assert (code, out, err) == (0, f"0 runs: there is no folder {tmp_path / 'none'}/ yet\n", "")
+    made = subprocess.run(
+        ["make", "runs", f"VENV={tmp_path}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert made.returncode and "make install" in made.stdout and not list(tmp_path.iterdir())

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from utils.cli.sentences import CONF, close
-from utils.cli.words import key_of
+from utils.cli.words import DATA_OF_CHECKPOINT, key_of
 
 GLOBAL = "# @package _global_"
 WHOLE = ("experiment", "twin", "sweep")  # groups whose yaml speaks of everything
@@ -25,7 +25,9 @@ def options(config: str) -> dict[str, Any]:
     known = OmegaConf.to_container(compose(config), resolve=False)
     if "finetune" in known:  # fine-tuning takes any option of a recipe
         known["finetune"]["recipe"] = known["recipe"]
-    return {**known, "twin": TWIN}
+    if config in DATA_OF_CHECKPOINT:  # data.x=y changes what the checkpoint says of its data
+        known["data"] = None
+    return {**known, "twin": TWIN} if "model" in known else known
 
 
 def check(cfg: DictConfig) -> None:
@@ -63,8 +65,8 @@ def _look_up(key: str, known: dict, config: str) -> None:
         if not isinstance(node, dict) or "_target_" in node or "@" in part or "/" in part:
             return  # looked at where it is called, or a choice of a group
         if part not in node:
-            if part == "data" or (place == 0 and (CONF / key).is_dir()):
-                return
+            if place == 0 and (CONF / part).is_dir() and "." not in key:
+                return  # a group, and what it brings is in the composed config
             _refuse(".".join(parts[: place + 1]), node, ".".join(parts[:place]), f"{config}.py")
         node = node[part]
 
@@ -76,8 +78,6 @@ def compare(node: dict, known: dict, before: str, where: str) -> None:
     """
     for key, value in node.items():
         if key not in known:
-            if key == "data":  # of the checkpoint, where the script has none of its own
-                continue
             _refuse(f"{before}.{key}".lstrip("."), known, before, where)
         own = known[key]
         both = isinstance(value, dict) and isinstance(own, dict)
