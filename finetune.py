@@ -44,6 +44,7 @@ def describe(cfg, parent: Parent | None = None) -> stages.Stage:
         ValueError: an option is out of range, or there are no such data.
         NotYet: of `scratch=B`, the epochs follow from a cut that isn't made.
     """
+    # What is asked for: which network, by which recipe, from which weights.
     if cfg.scratch not in SCRATCH:
         raise ValueError(f"scratch is one of {', '.join(SCRATCH)}; got {cfg.scratch!r}")
     recipe, allow = configured.recipe_of(cfg), tuple(cfg.allow)
@@ -55,6 +56,7 @@ def describe(cfg, parent: Parent | None = None) -> stages.Stage:
     seed = parent.facts.get("seed", 0) if cfg.seed is None else cfg.seed
     if cfg.scratch != "none":
         recipe = replace(recipe, epochs=_scratch_epochs(cfg.scratch, parent, allow))
+    # What it is called.
     run = Run(
         cfg.runs_dir,
         "finetune",
@@ -74,6 +76,7 @@ def describe(cfg, parent: Parent | None = None) -> stages.Stage:
     )
     entry = stages.history_entry(run, cfg, scratch=cfg.scratch)
 
+    # Whether it can work; what it computes; what it leaves.
     def check() -> None:
         configured.try_optimizer(cfg, recipe)
         parent.opened().model(allow, data, hardware)

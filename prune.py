@@ -66,6 +66,7 @@ def describe(cfg, parent: Parent | None = None) -> stages.Stage:
     Raises:
         ValueError: an option is out of range, or there are no such data.
     """
+    # What is asked for: how much to cut, of which network, scored by which method.
     goal, method, allow = what_to_cut(cfg), configured.plain(cfg.method), tuple(cfg.allow)
     options = _options(cfg, goal)
     check_needs(method, cfg)
@@ -75,6 +76,7 @@ def describe(cfg, parent: Parent | None = None) -> stages.Stage:
     hardware = instantiate(cfg.hardware)
     data = parent.data(configured.plain(cfg.get("data")), hardware)
     seed = parent.facts.get("seed", 0) if cfg.seed is None else cfg.seed
+    # What it is called.
     after = {"compensate": cfg.compensate, "recalibrate": min(cfg.recalibrate, len(data.train))}
     seen = {} if cfg.compensate == "none" else {"images": min(cfg.images, len(data.train))}
     run = Run(
@@ -98,6 +100,7 @@ def describe(cfg, parent: Parent | None = None) -> stages.Stage:
     )
     entry = stages.history_entry(run, cfg, **goal)
 
+    # What it would cut; whether it can; what it computes and leaves.
     def planned() -> tuple[nn.Module, ChannelGraph, Plan]:
         model = parent.opened().model(allow, data, hardware)
         graph, scores = _score(cfg, model, data, seed)

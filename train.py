@@ -55,7 +55,12 @@ def train(cfg) -> Path:
 
 
 def describe(cfg, parent: Parent | None = None) -> stages.Stage:
-    """The training as a stage: named, not begun; from `parent`, or as `cfg` says."""
+    """The training as a stage: named, not begun; from `parent`, or as `cfg` says.
+
+    Raises:
+        ValueError: an option is out of range, or there is no such network, method or data set.
+    """
+    # What is asked for: where it starts, on which data, by which recipe and method.
     hardware = instantiate(cfg.hardware)
     further = parent is not None or cfg.ckpt is not None
     seed = cfg.seed or 0
@@ -71,6 +76,7 @@ def describe(cfg, parent: Parent | None = None) -> stages.Stage:
         asked["strength"] = choose_strength(recipe, mode, steps, cfg.recipe.reach)
     method = make(asked)
 
+    # What it is called.
     cuts = sum(entry.get("stage") == "prune" for entry in checkpoint.history)
     label = network.label(checkpoint.target, checkpoint.arguments) + ("-init" if start.init else "")
     run = Run(
@@ -92,6 +98,7 @@ def describe(cfg, parent: Parent | None = None) -> stages.Stage:
     entry = stages.history_entry(run, cfg, epochs=recipe.epochs, strength=method.strength)
     entry |= {"init": start.init} if start.init else {}
 
+    # Whether it can work; what it computes; what it leaves.
     def check() -> None:
         configured.try_optimizer(cfg, recipe)
         network.check(checkpoint.target, start.model(), data, hardware)
