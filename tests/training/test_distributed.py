@@ -83,7 +83,7 @@ def weights(folder: Path, rank: int) -> dict[str, torch.Tensor]:
 
 def by_halves(cfg) -> nn.Module:
     """The reference, in one process: each half normalised by itself, gradients by image."""
-    start = _anew(cfg, choose(device="cpu", precision="fp32"), cfg.seed)
+    start = _anew(cfg, choose(device="cpu", precision="fp32"), seed=0)
     data = start.data
     model, recipe = start.model().to(memory_format=torch.channels_last), recipe_of(cfg)
     gammas = [m.weight for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -92,9 +92,9 @@ def by_halves(cfg) -> nn.Module:
     base_lr, steps = optimizer.param_groups[0]["lr"], data.steps(recipe.batch_size)
     for step in range(recipe.epochs * steps):
         if step % steps == 0:
-            batches = data.train_batches(recipe.batch_size, seed=cfg.seed, epoch=step // steps)
+            batches = data.train_batches(recipe.batch_size, seed=0, epoch=step // steps)
         optimizer.param_groups[0]["lr"] = base_lr * recipe.schedule(step / (recipe.epochs * steps))
-        now = {"seed": cfg.seed, "epoch": step // steps, "step": step % steps}
+        now = {"seed": 0, "epoch": step // steps, "step": step % steps}
         images, labels = soften(*next(batches), data.num_classes, recipe, **now)
         middle = len(images) // 2 if len(images) >= 4 else len(images)
         optimizer.zero_grad()
