@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from utils.cli.schema import register
+from utils.cli.words import translated
 from utils.cli.script import CONF
 
 ROOT = CONF.parent
@@ -32,7 +33,7 @@ def config(script: str, *overrides: str) -> DictConfig:
     """The config of `python <script>.py <overrides>`."""
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(script, list(overrides))
+        return compose(script, translated(list(overrides), script))
 
 
 def tiny(script: str, runs_dir: Path, *overrides: str) -> DictConfig:

@@ -1,7 +1,6 @@
 """What a config describes: its data, its recipe; and plain Python of any part of it."""
 
 import copy
-import difflib
 import inspect
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -13,7 +12,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from utils.cli.sentences import CONF
+from utils.cli.sentences import CONF, close
 from utils.data.sets import Data
 from utils.data.streaming import Streamed
 from utils.networks.own_code import source_of
@@ -88,7 +87,7 @@ def _check_arguments(part: str, node: Mapping[str, Any]) -> None:
     if wrong := [key for key in told if key not in own]:
         raise ValueError(
             f"recipe.{part}.{wrong[0]}: {node['_target_']} takes no {' and no '.join(wrong)}"
-            f"{_near(wrong[0], own)}; choose another one with {part}=NAME, or leave out with "
+            f"{close(wrong[0], own)}; choose another one with {part}=NAME, or leave out with "
             f"{' '.join(f'~recipe.{part}.{key}' for key in wrong)}"
         )
     for key, value in told.items():
@@ -100,14 +99,9 @@ def _check_names(node: Mapping[str, Any], known: Collection[str], before: str) -
     for key in node:
         if key not in known:
             raise ValueError(
-                f"no recipe has the option '{before}{key}'{_near(key, known)}; there are: "
+                f"no recipe has the option '{before}{key}'{close(key, list(known))}; there are: "
                 f"{', '.join(known)}"
             )
-
-
-def _near(word: str, words: Collection[str]) -> str:
-    near = difflib.get_close_matches(word, words, n=3, cutoff=0.5)
-    return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 
 def try_optimizer(cfg: DictConfig, recipe: Recipe) -> None:

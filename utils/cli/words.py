@@ -105,6 +105,7 @@ def recipe_words(words: list[str]) -> list[str]:
         >>> recipe_words(["optimizer=adamw", "schedule.warmup=0.1", "seed=1"])
         ['optimizer@recipe.optimizer=adamw', '++recipe.schedule.warmup=0.1', 'seed=1']
     """
+    whole = any(word.startswith(("finetune.recipe=", "recipe@finetune.recipe=")) for word in words)
     made = []
     for word in words:
         key, equals, value = word.partition("=")
@@ -112,7 +113,11 @@ def recipe_words(words: list[str]) -> list[str]:
             word = f"{key}@recipe.{key}={value}"
         elif equals and key.partition(".")[0] in PARTS:
             word = f"recipe.{word}"
-        word = word.replace("finetune.recipe=", "recipe@finetune.recipe=", 1)
+        elif equals and key == "finetune.recipe":
+            word = f"recipe@{key}={value}"
+        elif equals and key in (f"finetune.{part}" for part in PARTS):
+            part = key.partition(".")[2]  # a whole recipe has its own already, which is replaced
+            word = f"{'' if whole else '+'}{part}@finetune.recipe.{part}={value}"
         free = ARGUMENT.match(word) or key_of(word).startswith("finetune.recipe.")
         made.append(_forced(word) if free else word)
     return made
