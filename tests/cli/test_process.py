@@ -87,6 +87,20 @@ def test_a_stream_that_failed_once_stays_silent(tmp_path):
         assert os.path.samefile(f"/dev/fd/{full.fileno()}", os.devnull)
 
 
+def test_a_line_is_written_at_once_with_its_end():
+    class Outlet(io.StringIO):
+        def write(self, text):
+            pieces.append(text)
+            return super().write(text)
+
+    pieces: list[str] = []
+    stream = Steady(Outlet())
+    print("job", 1, file=stream)
+    print("and", end=" ", flush=True, file=stream)
+    print("more", file=stream)
+    assert pieces == ["job 1\n", "and ", "more\n"]
+
+
 def test_a_name_that_the_locale_cannot_spell_is_printed_all_the_same(monkeypatch):
     for name in ("stdout", "stderr"):
         stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="surrogateescape")

@@ -8,23 +8,28 @@ from utils.training import distributed
 
 
 class Steady:
-    """A stream whose first failure is its last: from then on it leads nowhere."""
+    """A stream whose first failure is its last: from then on it leads nowhere.
+
+    It writes whole lines: jobs side by side share an output, and `print` alone would write a line
+    and its end one after the other.
+    """
 
     def __init__(self, stream: Any):
-        self._stream = stream
+        self._stream, self._begun = stream, ""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        try:
-            return self._stream.write(text)
-        except OSError:
-            self._give_up()
+        self._begun += text
+        if text.endswith("\n"):
+            self.flush()
         return len(text)
 
     def flush(self) -> None:
+        begun, self._begun = self._begun, ""
         try:
+            self._stream.write(begun)
             self._stream.flush()
         except OSError:
             self._give_up()
