@@ -9,8 +9,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from utils.cli.schema import register
-from utils.cli.words import translated
 from utils.cli.script import CONF
+from utils.cli.words import translated
 
 ROOT = CONF.parent
 # A whole run in a second: made-up images that can be learned, the smallest VGG, plain float32.

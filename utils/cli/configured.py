@@ -201,15 +201,7 @@ def changes(cfg: DictConfig, named: str | None = None) -> dict[str, Any]:
     Args:
         named: the recipe as conf/recipe/ calls it; None: the one that was chosen, or `recipe.name`.
     """
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.hydra_config import HydraConfig
-
-    if named is None and HydraConfig.initialized():
-        named = HydraConfig.get().runtime.choices.get("recipe")
-    inside = GlobalHydra.instance().is_initialized()  # a script's own Hydra, or none
-    with nullcontext() if inside else initialize_config_dir(str(CONF), version_base="1.3"):
-        original = plain(compose(f"recipe/{named or cfg.recipe.name}").recipe)
+    original = _unchanged(cfg, named)
     now = plain(cfg.recipe)
     before, after, said = (dict(_flat(node)) for node in (_telling(original), _telling(now), now))
     return {
@@ -217,6 +209,29 @@ def changes(cfg: DictConfig, named: str | None = None) -> dict[str, Any]:
         for key in {**before, **after}
         if key not in TOLD and before.get(key) != after.get(key)
     }
+
+
+def _unchanged(cfg: DictConfig, named: str | None) -> Mapping[str, Any]:
+    """The recipe as our own yamls compose it, or that of their fine-tuning."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+
+    known = HydraConfig.initialized() and named is None
+    choices = HydraConfig.get().runtime.choices if known else {}
+    if "scratch" in cfg and "finetune" in cfg:
+        if not known:  # which experiment it is of
+            return plain(cfg.recipe)
+        chosen = {key: choices.get(key) for key in ("recipe", "recipe@finetune.recipe")}
+        for group in ("experiment", "twin"):
+            if (CONF / group / f"{choices.get(group)}.yaml").is_file():
+                chosen[group] = choices[group]
+        words = [f"{key}={choice}" for key, choice in chosen.items() if choice is not None]
+        return tuning(plain(compose("pipeline", words)))["recipe"]
+    inside = GlobalHydra.instance().is_initialized()  # a script's own Hydra, or none
+    with nullcontext() if inside else initialize_config_dir(str(CONF), version_base="1.3"):
+        name = named or choices.get("recipe") or cfg.recipe.name
+        return plain(compose(f"recipe/{name}").recipe)
 
 
 def _telling(recipe: Mapping[str, Any]) -> dict[str, Any]:
