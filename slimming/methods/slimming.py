@@ -32,6 +32,9 @@ class Slimming(Plain):
             raise ValueError(f"method.strength (lambda) is a number from 0 on; got {strength!r}")
         if mode not in sparsity.MODES:
             raise ValueError(f"method.mode is one of {', '.join(sparsity.MODES)}; got {mode!r}")
+        if not isinstance(weight_decay_on_gamma, bool):
+            said = f"got {weight_decay_on_gamma!r}"
+            raise ValueError(f"method.weight_decay_on_gamma is true or false; {said}")
         self.strength, self.mode = float(strength), mode
         self.weight_decay_on_gamma = weight_decay_on_gamma
 

@@ -13,6 +13,7 @@ import yaml
 
 from pictures import write_images
 from utils.data import sets as datasets
+from utils.data.load import load_data
 from utils.data.sets import cifar10, digits, fake, mnist, svhn
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -181,6 +182,42 @@ def test_fake_data_can_be_learned():
     (test_x, test_y), *_ = other.eval_batches(other.test)
     nearest = torch.cdist(test_x.flatten(1), centres.flatten(1)).argmin(1)
     assert (nearest == test_y).float().mean() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "sentence"),
+    [
+        ("fake", {"flip": "maybe"}, "data.flip is true or false; got 'maybe'"),
+        ("fake", {"val_size": 0.1}, "data.val_size is a whole number; got 0.1"),
+        ("fake", {"num_train": "abc"}, "data.num_train is a whole number"),
+        ("cifar10", {"download": "yes please"}, "data.download is true or false"),
+        ("imagefolder", {"root": "x", "size": "big"}, "data.size is a whole number, or null"),
+        ("imagenet", {"root": "x", "color": "yes"}, "data.color is true or false"),
+        ("digits", {"root": "x"}, "data=digits: .*unexpected keyword argument 'root'"),
+    ],
+)
+def test_an_option_of_another_type_is_refused_by_name(name, option, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        load_data({"_target_": f"utils.data.{name}", **option}, torch.device("cpu"))
+
+
+def test_a_standard_data_set_is_found_from_above_and_from_within(tree):
+    cifar = tree.rename(tree.with_name("cifar10"))
+    found = {cifar10(root=str(root)).fingerprint for root in (cifar.parent, cifar)}
+    pets = cifar.rename(cifar.with_name("imagefolder"))
+    found |= {datasets.imagefolder(root=str(root)).fingerprint for root in (pets.parent, pets)}
+    assert len(found) == 1
+    other = pets.rename(pets.with_name("photos"))  # any folder with train/ and test/ in it
+    assert cifar10(root=str(other)).fingerprint in found
+
+
+def test_what_classes_are_called_changes_nothing(tree):
+    before = datasets.imagefolder(root=str(tree), pad=0).fingerprint
+    for split in ("train", "test"):
+        (tree / split / "dog").rename(tree / split / "dogs")
+    assert datasets.imagefolder(root=str(tree), pad=0).fingerprint == before
+    assert datasets.imagefolder(root=str(tree), pad=0, pad_raw=True).fingerprint == before
+    assert datasets.imagefolder(root=str(tree), pad=1, pad_raw=True).fingerprint != before
 
 
 def test_impossible_fake_data_is_refused():

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from utils import data
+from utils.data.arguments import check_types
 from utils.data.sets import Data
 from utils.data.streaming import Streamed
 
@@ -26,6 +27,9 @@ def load_data(description: Mapping[str, Any], device: torch.device) -> Data | St
     if room != "utils.data" or name not in SETS:
         raise ValueError(f"'{description.get('_target_')}' is none of our data sets")
     arguments = {key: value for key, value in description.items() if key != "_target_"}
+    if isinstance(arguments.get("root"), int):  # a folder that is called 2024
+        arguments["root"] = str(arguments["root"])
+    check_types("data.", getattr(data, name), arguments)
     return _load(name, json.dumps(arguments), device)
 
 
