@@ -131,7 +131,8 @@ def _finished(stage: Stage, result: dict[str, Any]) -> None:
 
 
 def _with_parent(config: dict[str, Any], stage: Stage) -> dict[str, Any]:
-    """The config with the parent that was found, so that an unfinished folder tells it, too."""
+    """The config with the seed and the parent that were found, also for an unfinished folder."""
+    config = {**config, "seed": stage.seed}
     if config.get("ckpt") is not None or stage.parent is None or stage.parent.folder is None:
         return config
     return {**config, "ckpt": str(stage.run.folder.with_name(stage.parent.folder))}

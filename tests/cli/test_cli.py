@@ -50,7 +50,7 @@ def test_a_misspelt_command_line_is_explained(arguments, words):
         ("hardware.threads=abc", "hardware.threads is a whole number from 1 on; got 'abc'"),
         ("method.strength=abc", "method.strength (lambda) is a number"),
         ("epochs=0", "training needs at least 1 epoch"),
-        ("data.val_size=abc", "data=fake"),
+        ("data.val_size=abc", "data.val_size is a whole number; got 'abc'"),
     ],
 )
 def test_an_option_of_the_wrong_type_is_named(tmp_path, option, words):

@@ -10,6 +10,7 @@ from filelock import FileLock
 
 from door import ROOT, TINY, tiny
 from train import train
+from utils.runs.lock import lock_of
 from utils.training.hardware import gpu_of_worker
 
 
@@ -23,8 +24,8 @@ def sweep(script: str, launcher: str, cwd: Path, *arguments: str) -> subprocess.
 
 def test_joblib_trains_the_network_of_two_jobs_once_and_names_the_job_that_failed(tmp_path):
     shared = train(tiny("train", tmp_path, "method.strength=2", "dry_run=true"))
-    shared.mkdir()
-    with FileLock(shared / ".lock"):  # as if a third process had begun: both jobs come to wait
+    lock_of(shared).parent.mkdir()
+    with FileLock(lock_of(shared)):  # as if a third process had begun: both jobs come to wait
         jobs = sweep(
             "pipeline", "joblib", ROOT, "hydra.launcher.n_jobs=2", f"runs_dir={tmp_path}",
             "method.strength=2", "finetune.epochs=1", "ratio=0.3,0.5,1.5",

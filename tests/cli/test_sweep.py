@@ -51,7 +51,7 @@ def test_a_dry_run_of_a_sweep_leaves_nothing_in_a_folder_of_the_users(tmp_path):
 def test_a_dry_run_that_fails_says_nothing_of_its_work(tmp_path):
     words = own("dry_run=true", "ratio=1.5", f"runs_dir={tmp_path}")
     code, out, err = terminal("pipeline", *words)
-    assert code == 1 and "0 <= ratio < 1" in err and "to compute" not in out.splitlines()[-1]
+    assert code == 1 and "0 <= ratio < 1" in err and "to compute" not in out
 
 
 def test_a_job_says_which_it_is_and_what_sets_it_apart(tmp_path):
@@ -67,7 +67,7 @@ def test_a_job_says_which_it_is_and_what_sets_it_apart(tmp_path):
     assert code == 1 and len(each) == 2 and all(line.startswith("error: training") for line in each)
     assert last.startswith("error: 2 of the sweep's jobs failed: epochs=0 seed=3, epochs=0 seed=4")
     assert "Error executing" not in err
-    assert len(list(tmp_path.iterdir())) == 2, "two runs, and no folder of a sweep"
+    assert len(list(tmp_path.glob("[!.]*"))) == 2, "two runs, and no folder of a sweep"
 
 
 def test_a_sweep_over_what_is_finished_needs_no_place_to_write(tmp_path):

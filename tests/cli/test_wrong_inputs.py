@@ -19,6 +19,7 @@ from slimming.checkpoint import read
 from terminal import refusal, terminal
 from train import train
 from utils.runs.environment import commit
+from utils.runs.lock import lock_of
 from utils.training.tracking import NoLogger
 
 FAST = ("epochs=3", "finetune.epochs=1", "method.strength=2.0")
@@ -71,7 +72,8 @@ def test_a_disk_that_is_full_from_the_start_leaves_nothing(tmp_path):
         with full_beyond(size):
             said = refusal("train", *words)
         assert f"{file} (File too large): what was there is intact" in said
-        assert not list(tmp_path.iterdir())
+        kept = {path.name for path in tmp_path.glob("[!.]*/*")}
+        assert kept <= {"config.yaml", "metrics.jsonl", "error.txt"}, "a log, nothing half written"
     assert not (ROOT / ".git/index.lock").exists()
 
 
@@ -86,10 +88,10 @@ def test_a_disk_that_fills_up_leaves_what_was_saved_and_the_run_goes_on(runs, tm
     with full_beyond(len(before["resume.pt"]) // 2):
         assert "resume.pt (File too large)" in refusal("train", *words)
     after = content(folder)
-    assert after.keys() == before.keys(), "nothing lost, nothing left over"
+    assert after.keys() == {*before, "error.txt"}, "nothing lost, nothing left over"
     assert all(after[name] == before[name] for name in ("resume.pt", "metrics.jsonl"))
     code, out, _ = terminal("train", *words)
-    assert code == 0 and "going on at epoch 3" in out
+    assert code == 0 and "going on at epoch 3" in out and not (folder / "error.txt").exists()
     assert same_weights(folder, runs / folder.name)
 
 
@@ -103,8 +105,8 @@ def test_a_disk_that_is_full_at_the_end_leaves_no_finished_run(runs, file):
     with full_beyond(20_000 if file == "model.pt" else 150_000):
         assert f"{file} (File too large)" in refusal("prune", *cut)
     assert content(parent) == before
-    rest = [path.name for path in runs.glob("*-r0.5-*/*") if path.name != ".lock"]
-    assert sorted(rest) == ([] if file == "model.pt" else ["config.yaml", "model.pt"])
+    rest = {path.name for path in runs.glob("*-r0.5-*/*")}
+    assert rest == {"config.yaml", "error.txt"} | ({"model.pt"} if file == "result.json" else set())
     code, out, _ = terminal("prune", *cut)
     assert code == 0 and len(list(runs.glob("*-r0.5-*/result.json"))) == 1
 
@@ -119,8 +121,8 @@ def test_a_place_where_nobody_may_write_is_named(place):
 def test_a_finished_run_is_found_where_nothing_can_be_written(runs):
     """No lock is taken for it: here, taking one would fail."""
     (folder,) = runs.glob("[!.]*")
-    (folder / ".lock").unlink()
-    (folder / ".lock").mkdir()
+    lock_of(folder).unlink()
+    lock_of(folder).mkdir()
     before = sorted(folder.rglob("*"))
     code, out, err = terminal("train", *TINY, *FAST[:1], FAST[2], f"runs_dir={runs}")
     assert code == 0 and "is finished" in out, err
@@ -131,18 +133,20 @@ def test_the_lock_of_a_dead_process_is_free_and_that_of_a_living_one_is_not(tmp_
     folder = train(tiny("train", tmp_path, "dry_run=true"))
     hold = (
         "import sys; from pathlib import Path; from filelock import FileLock\n"
-        "Path(sys.argv[1]).mkdir(); lock = FileLock(sys.argv[1] + '/.lock'); lock.acquire()\n"
+        "file = Path(sys.argv[1]); file.parent.mkdir(); lock = FileLock(file); lock.acquire()\n"
         "print('held', flush=True); sys.stdin.read()\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", hold, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", hold, str(lock_of(folder))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
     assert process.stdout.readline() == b"held\n"
     words = ("train", *TINY, f"runs_dir={tmp_path}")
     assert "is being computed by another process" in terminal(*words, "dry_run=true")[1]
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    assert (folder / ".lock").exists(), "it is left behind, as after a crash"
+    assert lock_of(folder).exists(), "it is left behind, as after a crash"
     code, out, _ = terminal(*words)
     assert code == 0 and "waiting" not in out and (folder / "result.json").exists()
 
@@ -152,13 +156,11 @@ def test_a_run_of_another_commit_is_used_but_marked(runs):
     result = json.loads((folder / "result.json").read_text())
     words = ("train", *TINY, *FAST[:1], FAST[2], f"runs_dir={runs}")
     assert terminal(*words)[1].strip().endswith("is finished")
-    (folder / "result.json").write_text(json.dumps(result | {"commit": "0123456789"}))
+    (folder / "result.json").write_text(json.dumps(result | {"commit": "0123456789", "code": "0"}))
     before = content(folder)
     code, out, _ = terminal(*words)
-    assert (
-        code == 0
-        and f"is finished (computed at commit 0123456789, this is {result['commit']})" in out
-    )
+    told = f"other code (commit 0123456789, here {result['commit']})"
+    assert code == 0 and f"is finished (computed with {told})" in out
     assert content(folder) == before
 
 

@@ -169,7 +169,7 @@ def test_the_name_is_for_tables_only():
 
 def test_a_penalty_for_a_method_that_has_none_is_refused(tmp_path):
     said = refusal("train", "method=l1_norm", "method.strength=1e-4", f"runs_dir={tmp_path}")
-    assert "there is no option 'method.strength'" in said
+    assert "method=l1_norm has no option 'strength': leave it out" in said
 
 
 def test_the_comparison_composes_for_every_method():

@@ -258,7 +258,7 @@ def test_the_variable_of_wandb_counts_unless_a_mode_is_typed(
         monkeypatch.setenv("WANDB_MODE", variable)
     words = [*RUN, "epochs=1", f"runs_dir={tmp_path}", *([f"logger.mode={typed}"] if typed else [])]
     assert terminal("train", *words)[0] == 0
-    (folder,) = tmp_path.iterdir()
+    (folder,) = tmp_path.glob("[!.]*")
     assert len(written(folder)) == files and (folder / "wandb").exists() == bool(files)
 
 
