@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,17 @@ def runs(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
-@pytest.mark.parametrize("name", NAMES)
+def one_of_each(names: list[str]) -> list:
+    """Rows that differ in data set and ratio alone run the same code: all but the first are long."""
+    seen, marked = set(), []
+    for name in names:
+        kind = re.sub(r"cifar100?|svhn", "images", re.sub(r"_\d\d(?=_|$)", "", name))
+        marked.append(pytest.param(name, marks=[pytest.mark.long] if kind in seen else []))
+        seen.add(kind)
+    return marked
+
+
+@pytest.mark.parametrize("name", one_of_each(NAMES))
 def test_an_experiment_runs(runs, name):
     cfg, results = whole(name), run(name, runs)
     stages = ["train", "prune", "finetune"] * min(cfg["passes"], 2) or ["train"]
@@ -105,7 +116,7 @@ TWINS += ["rethinking_cifar10_vgg19_70", "rethinking_cifar10_vgg19_70_scratch_b"
 TWINS += ["imagenet_vgg_a_50", "cifar10_vgg19_multipass", "cifar10_vgg19_l1_norm"]
 
 
-@pytest.mark.parametrize("name", TWINS)
+@pytest.mark.parametrize("name", one_of_each(TWINS))
 def test_a_twin_runs(runs, name):
     end = run(name, runs, "fast")[-1]
     assert end["stage"] == "finetune" and end["recipe"] == "fast*"
