@@ -89,7 +89,7 @@ def runs(tmp_path_factory) -> Path:
 
 
 def one_of_each(names: list[str]) -> list:
-    """Rows that differ in data set and ratio alone run the same code: all but the first are long."""
+    """Rows that differ in data and ratio alone run the same code: all but the first are long."""
     seen, marked = set(), []
     for name in names:
         kind = re.sub(r"cifar100?|svhn", "images", re.sub(r"_\d\d(?=_|$)", "", name))
