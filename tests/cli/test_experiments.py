@@ -181,7 +181,7 @@ def test_a_row_is_fine_tuned_as_published(name):
     assert tuning["batch_size"] == cfg["recipe"]["batch_size"]
 
 
-@pytest.mark.parametrize("name", OF_THE_PAPER)
+@pytest.mark.parametrize("name", one_of_each(OF_THE_PAPER))
 def test_its_twin_is_the_same_row_for_a_laptop(name):
     row, twin = whole(name), whole(name, "fast")
     for same in ("passes", "ratio", "target", "floor", "refill", "scope", "recalibrate"):

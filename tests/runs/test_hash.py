@@ -49,7 +49,11 @@ def another(value: object) -> str:
 RECIPES = sorted(path.stem for path in (CONF / "recipe").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+KINDS = ("fast", "paper")  # the others are variants of the second
+OTHERS = [pytest.param(name, marks=pytest.mark.long) for name in RECIPES if name not in KINDS]
+
+
+@pytest.mark.parametrize("recipe", [*KINDS, *OTHERS])
 def test_every_field_of_a_recipe_counts_but_its_name(recipe):
     told = OmegaConf.to_container(config("train", f"recipe={recipe}").recipe)
     fields = [(key, value) for key, value in leaves(told) if value is not None and key != "epochs"]

@@ -274,7 +274,7 @@ def test_a_mode_that_wandb_does_not_have_is_refused(monkeypatch):
         WandB(mode="offline", artifacts="maybe")
 
 
-@pytest.mark.parametrize("home", [None, "/nonexistent"])
+@pytest.mark.parametrize("home", [None, pytest.param("/nonexistent", marks=pytest.mark.long)])
 def test_without_a_home_wandb_is_as_silent_and_writes_nowhere_else(tmp_path, home):
     env = {
         key: value for key, value in os.environ.items() if key not in ("HOME", "WANDB_CACHE_DIR")
