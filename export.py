@@ -29,10 +29,9 @@ from slimming import checkpoint as artifact
 from slimming.checkpoint import Checkpoint
 from slimming.surgery.fold import fold
 from utils.exports import onnx_file, parity, standalone, timing
-from utils.networks import port
 from utils.networks.cost import count_macs
 from utils.runs.environment import command
-from utils.runs.parent import find_parent
+from utils.runs.parent import Parent, find_parent
 from utils.runs.results import writable
 
 TRAINABLE, DEPLOYED = (".safetensors", ".pt"), (".onnx", ".py")
@@ -45,7 +44,7 @@ def export(cfg) -> dict:
     """
     path = find_parent(cfg.ckpt, cfg.runs_dir, lambda result: True, "run `python train.py` first")
     to = _destination(cfg, path)
-    checkpoint = port.read(path)
+    checkpoint = Parent.open(path).checkpoint
     checkpoint = replace(checkpoint, history=without_folders(checkpoint.history))
     source = artifact.restore(checkpoint, tuple(cfg.allow))
     network = fold(source, parity.images(checkpoint.input_shape, 2)) if cfg.fold else source

@@ -26,6 +26,7 @@ from slimming.methods.base import Plain
 from utils.cli import configured
 from utils.data.seeding import mix
 from utils.networks.cost import count_macs
+from utils.networks.own_code import source_of
 from utils.runs.folder import Run
 from utils.runs.parent import Parent, find_parent
 
@@ -34,7 +35,9 @@ SCRATCH = ("none", "E", "B")
 
 def finetune(cfg) -> Path:
     """Run, resume or just find the fine-tuning that `cfg` describes; return its folder."""
-    return stages.complete(cfg, describe(cfg))
+    stage = describe(cfg)
+    stages.try_out(cfg, stage)
+    return stages.complete(cfg, stage)
 
 
 def describe(cfg, parent: Parent | None = None) -> stages.Stage:
@@ -65,6 +68,7 @@ def describe(cfg, parent: Parent | None = None) -> stages.Stage:
         {
             "parent": parent.identity,
             **parent.source(allow),
+            "method": source_of(Plain),
             "data": configured.data_identity(data),
             "recipe": {**configured.recipe_identity(cfg, data), "epochs": recipe.epochs},
             "scratch": cfg.scratch,

@@ -43,13 +43,12 @@ def pipeline(cfg) -> list[Path]:
     if cfg.dry_run:
         return [folder for folder, _ in _expected(cfg)]
     steps = list(_named(cfg))
-    for _, stage in steps:
-        if stage.run.result is None:
-            stage.check()
+    for own, stage in steps:
+        stages.try_out(own, stage)
     folders: list[Path] = []
     for number, module in enumerate(_modules(cfg.passes)):
         own, stage = steps[number] if number < len(steps) else _late(cfg, module, stage)
-        folders.append(stages.complete(own, stage, checked=True))
+        folders.append(stages.complete(own, stage))
     if cfg.passes > 1:
         _summarise(folders)
     return folders
@@ -93,9 +92,8 @@ def _expected(cfg) -> Iterator[tuple[Path, Forecast | bool | None]]:
     """
     for number, (own, stage) in enumerate(list(_named(cfg))):
         before = f"pass {number // 3 + 1}: " if cfg.passes > 1 else ""
+        stages.try_out(own, stage)
         done = stage.run.result is not None
-        if not done:
-            stage.check()
         time = done or forecast(stage, configured.plain(own))
         told = "" if done else f" ({time or 'time unknown: no finished run is like it'})"
         print(f"{before}{stage.run.folder} {stage.run.status()}{told}")

@@ -38,6 +38,7 @@ from utils.runs.folder import Run
 from utils.runs.parent import Parent, find_parent
 from utils.training.method import check_needs, make, name_of, scoring_identity
 
+IMAGES = 2048  # as in conf/cut.yaml
 RATIO = 0.7  # unless a ratio or a target is given
 # Options of a cut and the value at which they say nothing in a run's name.
 PLAINEST = {
@@ -57,7 +58,7 @@ def prune(cfg) -> Path:
     stage = describe(cfg)
     if cfg.dry_run:
         stage.preview()
-    return stages.complete(cfg, stage, checked=True)  # its work begins with the same
+    return stages.complete(cfg, stage)  # its work begins with what would be tried
 
 
 def describe(cfg, parent: Parent | None = None) -> stages.Stage:
@@ -167,6 +168,8 @@ def _options(cfg, goal: dict[str, Any]) -> dict[str, Any]:
             f"recalibrate and images are numbers of training images; got {cfg.recalibrate} and "
             f"{cfg.images}"
         )
+    if cfg.compensate == "none" and cfg.images != IMAGES:
+        print(f"note: images={cfg.images} changes nothing with compensate=none")
     idle = {
         "rounding": "round_to=1" if options["round_to"] == 1 else "",
         "refill": "scope=layer" if options["scope"] == "layer" else "",

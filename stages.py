@@ -61,11 +61,20 @@ class Stage:
         return Parent(self.leaves, run.name, run.name, run.label, run.row, run.folder, run, known)
 
 
-def complete(cfg: DictConfig, stage: Stage, checked: bool = False) -> Path:
+def try_out(cfg: DictConfig, stage: Stage) -> None:
+    """Whether a stage that isn't finished can work at all.
+
+    Raises:
+        ValueError: it can't.
+    """
+    if stage.run.result is None:
+        instantiate(cfg.logger, _convert_="all")
+        stage.check()
+
+
+def complete(cfg: DictConfig, stage: Stage) -> Path:
     """Return the finished stage's folder: at once if it is done, else after its work."""
     run = stage.run
-    if run.result is None and not checked:
-        stage.check()
     if cfg.dry_run:
         print(f"{run.folder} {run.status()}")
         return run.folder
@@ -89,6 +98,7 @@ def _lead(cfg: DictConfig, stage: Stage) -> None:
         return _finished(stage, done)
     if stage.parent is not None:
         stage.parent.insist(run)
+    logger = instantiate(cfg.logger, _convert_="all")
     with run.locked():
         if (done := run.result) is not None:  # by the process we waited for
             return _finished(stage, done)
@@ -96,7 +106,7 @@ def _lead(cfg: DictConfig, stage: Stage) -> None:
         config = _with_parent(plain(cfg), stage)
         run.begin(OmegaConf.to_yaml({"stage": run.stage, **config}))
         try:
-            result = _work(cfg, stage, config)
+            result = _work(stage, config, logger)
         except Exception as error:
             run.fail(sentence_of(error, cfg))
             raise
@@ -110,8 +120,7 @@ def _lead(cfg: DictConfig, stage: Stage) -> None:
     )
 
 
-def _work(cfg: DictConfig, stage: Stage, config: dict[str, Any]) -> dict[str, Any]:
-    logger = instantiate(cfg.logger, _convert_="all")
+def _work(stage: Stage, config: dict[str, Any], logger: WandB | NoLogger) -> dict[str, Any]:
     run = stage.run
     logger.start(run.folder, run.name, run.row, run.stage, config)
     try:

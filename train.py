@@ -51,7 +51,9 @@ class Start:
 
 def train(cfg) -> Path:
     """Run, resume or just find the training that `cfg` describes; return its folder."""
-    return stages.complete(cfg, describe(cfg))
+    stage = describe(cfg)
+    stages.try_out(cfg, stage)
+    return stages.complete(cfg, stage)
 
 
 def describe(cfg, parent: Parent | None = None) -> stages.Stage:

@@ -47,7 +47,10 @@ def test_what_only_asks_is_answered_by_hydra(words, said):
     assert done.returncode == 0 and said in done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", pytest.param("SIGINT", marks=pytest.mark.long)])
+SIGINT = pytest.param("SIGINT", marks=pytest.mark.long)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", SIGINT])
 def test_a_signal_is_told_apart_by_the_exit_code_and_the_run_goes_on(tmp_path, name):
     words = [sys.executable, "train.py", *LONG, f"runs_dir={tmp_path}"]
     with subprocess.Popen(

@@ -99,8 +99,13 @@ SLOW_TO_TRACE = {"maxvit_t", "vit_b_16", "efficientnet_v2_s", "densenet169", "in
 SLOW_TO_TRACE |= {"wide_resnet50_2", "resnext50_32x4d", "densenet121", "vgg16_bn"}
 SLOW_TO_TRACE |= {"model=preresnet164", "model=resnet110", "deeplabv3_resnet50", "s3d"}
 # Those of a kind that is there already.
-SLOW_TO_TRACE |= {"model=vgg13", "model=vgg16", "model=resnet32", "model=resnet56", "regnet_y_400mf"}
-SLOW_TO_TRACE |= {"googlenet without aux", "inception_v3 without aux", "fcn_resnet50"}
+SLOW_TO_TRACE |= {"model=vgg13", "model=vgg16", "model=resnet32", "model=resnet56"}
+SLOW_TO_TRACE |= {
+    "regnet_y_400mf",
+    "googlenet without aux",
+    "inception_v3 without aux",
+    "fcn_resnet50",
+}
 CUT = ["resnet18", "googlenet", "mobilenet_v3_small", "shufflenet_v2_x1_0", "regnet_x_400mf"]
 
 

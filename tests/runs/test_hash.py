@@ -1,5 +1,6 @@
 """What a run's name stands for: whatever can change its result, and nothing else."""
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -17,9 +18,12 @@ import prune
 import train
 from door import ROOT, TINY, config, tiny
 from slimming.checkpoint import Checkpoint, save
+from slimming.methods.slimming import Slimming
 from utils.cli.script import CONF
 from utils.data import load
+from utils.networks import own_code
 from utils.runs.parent import Parent
+from utils.training.method import training_identity
 
 
 def name(*overrides: str, script: str = "train", parent=None, runs: str = "runs") -> str:
@@ -175,6 +179,7 @@ def test_a_users_code_counts_line_by_line_also_what_it_imports(tmp_path, monkeyp
     cfg.model = {"_target_": "their_hashed_net.Net"}
 
     def now() -> str:
+        own_code._read.cache_clear()  # each is another process, which keeps what it has loaded
         return train.describe(cfg).run.name
 
     plain = now()
@@ -187,6 +192,94 @@ def test_a_users_code_counts_line_by_line_also_what_it_imports(tmp_path, monkeyp
     assert now() == plain
     helper.write_text("WIDTH = 9\n")
     assert now() != plain
+
+
+def sources(monkeypatch, changed: dict[str, str], target) -> str:
+    """The hash of `target`'s source where these modules read otherwise."""
+    own_code._read.cache_clear()
+    real = Path.read_bytes
+
+    def read(path: Path) -> bytes:
+        return real(path) + next(
+            (b"\n" + t.encode() for n, t in changed.items() if n in str(path)), b""
+        )
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", read)
+        found = own_code.source_hash(target)
+    own_code._read.cache_clear()
+    return found
+
+
+def test_networks_and_methods_of_ours_count_wherever_they_are_used(tmp_path, monkeypatch):
+    """No digest watches them: they are in names."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "over_ours.py").write_text(
+        "from models.common import as_in_the_paper\n"
+        "from slimming.methods.slimming import Slimming\n"
+        "class Net: ...\nclass Mine(Slimming): ...\n"
+    )
+    import over_ours
+
+    plain = sources(monkeypatch, {}, over_ours.Net)
+    for file in ("models/common.py", "methods/sparsity.py", "methods/base.py", "over_ours.py"):
+        assert sources(monkeypatch, {file: "A = 1"}, over_ours.Net) != plain, file
+    for file in ("graph/labels.py", "models/resnet.py", "models/common.py.bak"):
+        assert sources(monkeypatch, {file: "A = 1"}, over_ours.Net) == plain, file
+
+
+def test_a_helper_that_is_imported_late_counts_loaded_or_not(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "late_helper.py").write_text("A = 1\n")
+    (tmp_path / "late_net.py").write_text(
+        "class Net:\n    def forward(self, x):\n        import late_helper\n        return x\n"
+    )
+    import late_net
+
+    before = sources(monkeypatch, {}, late_net.Net)
+    assert "late_helper" not in sys.modules
+    assert sources(monkeypatch, {"late_helper.py": "B = 1"}, late_net.Net) != before
+    importlib.import_module("late_helper")
+    assert sources(monkeypatch, {}, late_net.Net) == before
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "A = f'{1}'  # c\n", "\fA = f'{1}'\n", "A = '\x85'; B = f'{A}'\n",
+        "A = 1\r\nB = f'{A}'\r\n",
+        "def f():\n    \"doc\"\n    return f\"\"\"{1}\n  # no comment\"\"\"\n",
+    ],
+)  # fmt: skip
+def test_words_lose_no_text_and_keep_no_comment(source):
+    words = list(own_code.statements(source.encode()))
+    assert any(word.startswith(("f'", 'f"')) and word.endswith(("'", '"')) for word in words)
+    assert not any(word.startswith("# c") or word == '"doc"' for word in words)
+
+
+def test_latin_1_is_read_as_it_says():
+    source = "# coding: latin-1\nA = f'é{1}'\n".encode("latin-1")
+    assert "f'é{1}'" in list(own_code.statements(source))
+
+
+class Quiet(Slimming):
+    """Trains as slimming does, scores otherwise."""
+
+    def scores(self, *_):
+        return {}
+
+
+class Loud(Slimming):
+    def __init__(self, strength: float = 1e-4):
+        super().__init__(strength, mode="proximal")
+
+
+def test_only_a_method_that_scores_alone_shares_its_trainings():
+    node = {"_target_": "slimming.methods.slimming.Slimming", "strength": 0.1}
+    plain = training_identity(node, Slimming(0.1), True)
+    for kind, same in ((Quiet, True), (Loud, False)):
+        own = {**node, "_target_": f"test_hash.{kind.__name__}"}
+        assert (training_identity(own, kind(0.1), True) == plain) == same
 
 
 def test_the_weights_of_an_initial_file_count_and_its_name_does_not(tmp_path):

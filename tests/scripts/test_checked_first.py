@@ -143,3 +143,24 @@ def test_a_typed_seed_counts_where_a_network_is_given(tmp_path):
         for seed in ((), ("seed=7",))
     }
     assert len(tuned) == len(further) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("logger=wandb logger.mode=foo", "logger.mode is offline, online or disabled"),
+        ("logger=wandb logger.artifacts=maybe", "logger.artifacts is true or false"),
+        ("allow=foo", r"allow is a list: write allow=[foo]"),
+        ("+recipe.schedule._args_=[0.9]", "recipe.schedule._args_: arguments are given by name"),
+        ("+method.foo=1", "method=slimming has no option 'foo'"),
+    ],
+)
+def test_what_no_stage_computes_with_is_checked_too(tmp_path, words, sentence):
+    typed = ["data=fake", "data.size=8", "data.num_train=32", "data.num_test=8", "model=vgg11"]
+    runs = f"runs_dir={tmp_path / 'runs'}"
+    quiet = [] if "logger" in words else ["logger=none"]
+    for dry in ([], ["dry_run=true"]):
+        options = [*typed, "model.width=0.0625", *quiet, runs, *words.split(), *dry]
+        code, _, err = terminal("pipeline", *options)
+        assert code == 1 and sentence in err, err
+        assert not (tmp_path / "runs").exists()

@@ -20,6 +20,7 @@ from utils.runs.identity import essence
 from utils.training.recipe import OFF, Recipe, check_numbers, is_number
 
 IN_MEMORY = ("digits", "cifar10", "cifar100", "svhn", "mnist", "imagefolder", "fake")
+HYDRAS = ("_target_", "_partial_", "_convert_", "_recursive_")
 PARTS = ("optimizer", "schedule")
 TOLD = ("name", "epochs", "strength", "reach")  # of a recipe, by results themselves
 RECIPE = (*TOLD, "batch_size", *PARTS, *OFF)
@@ -76,6 +77,8 @@ def _factor(schedule: Callable[[float], float], progress: float) -> None:
 
 def _check_arguments(part: str, node: Mapping[str, Any]) -> None:
     """Every argument of an optimiser or a schedule is one that it takes."""
+    if strange := [key for key in node if key.startswith("_") and key not in HYDRAS]:
+        raise ValueError(f"recipe.{part}.{strange[0]}: arguments are given by name")
     try:
         taken = inspect.signature(get_object(node["_target_"])).parameters
     except ValueError:  # a builtin says nothing of itself

@@ -45,7 +45,10 @@ def steady() -> None:
     """Make this process's output steady, and able to print any name."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None or isinstance(stream, Steady):
+        if isinstance(stream, Steady):
+            continue
+        if stream is None:  # it was closed by who started this process
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
             continue
         if hasattr(stream, "reconfigure"):  # a locale without "é" is no reason to stop either
             stream.reconfigure(errors="backslashreplace")

@@ -94,7 +94,9 @@ class Begin(Callback):
         if is_search and not command.searches:
             sys.exit(say("a search needs a result to make large: only pipeline.py has one", 1))
         if not is_search and (empty := [key for key, number in swept.items() if not number]):
-            typed = next(word for word in words if word.lstrip("+").startswith(f"{empty[0]}="))
+            typed = next(
+                word for word in reversed(words) if word.lstrip("+").startswith(f"{empty[0]}=")
+            )
             sys.exit(say(f"no job: {typed} fits nothing; {_of_glob(empty[0])}", 1))
         command.folder = folder = _place(config)
         jobs = config.hydra.sweeper.n_trials if is_search else prod(swept.values())

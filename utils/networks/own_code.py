@@ -12,6 +12,7 @@ import sys
 import tokenize
 from collections.abc import Iterator
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,9 @@ def source_of(target: Any) -> dict[str, str]:
 def source_hash(target: Any) -> str:
     """SHA-256 of the file that defines `target` and of all it imports that nobody installed.
 
-    A file of ours counts with its own folder only: what lies in other rooms is watched by
-    `utils.runs.environment`, and would otherwise change every name whenever anything is tidied up.
+    Of our own files those count that are in names: networks, methods, and the target's own folder.
+    What lies in other rooms is watched by `utils.runs.environment`, and would otherwise change
+    every name whenever anything is tidied up.
     """
     if inspect.getsourcefile(target) is None:
         return hashlib.sha256(repr(target).encode()).hexdigest()
@@ -42,13 +44,12 @@ def source_hash(target: Any) -> str:
     waiting = [target.__module__]
     while waiting:
         name = waiting.pop()
-        file = getattr(sys.modules.get(name), "__file__", None) or ""
-        if name in found or not file.endswith(".py") or not _counts(name, file, target.__module__):
+        if name in found or (file := _file_of(name)) is None:
             continue
-        path = Path(file)
-        facts = path.stat()
-        found[name], imported = _read(path, facts.st_mtime_ns, facts.st_size)
-        package = sys.modules[name].__package__ or ""
+        if name != target.__module__ and not _counts(file, target.__module__.rpartition(".")[0]):
+            continue
+        found[name], imported = _read(name, file)
+        package = name if file.name == "__init__.py" else name.rpartition(".")[0]
         waiting += [whole for level, base in imported for whole in _whole(level, base, package)]
     digest = hashlib.sha256()
     for name in sorted(found):
@@ -56,21 +57,47 @@ def source_hash(target: Any) -> str:
     return digest.hexdigest()
 
 
-def _counts(name: str, file: str, start: str) -> bool:
-    """Whether a module belongs to what `start` is made of."""
-    if name == start:
-        return True
-    path = Path(file).resolve()
-    if INSTALLED & set(path.parts) or path.is_relative_to(Path(io.__file__).resolve().parent):
+def _file_of(name: str) -> Path | None:
+    """Where a module's source lies, whether it is loaded or not; nothing is imported for this."""
+    if (module := sys.modules.get(name)) is not None:
+        file = getattr(module, "__file__", None) or ""
+        return Path(file) if file.endswith(".py") else None
+    top, *rest = name.split(".")
+    try:
+        spec = find_spec(top)
+    except (ImportError, ValueError):  # a module that was made by hand has no spec
+        return None
+    if spec is None or not (spec.origin or "").endswith(".py") or not _is_own(Path(spec.origin)):
+        return None
+    if not rest:
+        return Path(spec.origin)
+    base = Path(spec.origin).parent.joinpath(*rest)
+    files = (base.with_suffix(".py"), base / "__init__.py")
+    return next((file for file in files if file.is_file()), None)
+
+
+def _counts(file: Path, package: str) -> bool:
+    """Whether what a file says is part of what a module in `package` is made of."""
+    if not _is_own(file):
         return False
-    ours = path.relative_to(ROOT).parts[0] in HOUSE if path.is_relative_to(ROOT) else False
-    return not ours or name.rpartition(".")[0] == start.rpartition(".")[0]
+    path = file.resolve()
+    if not path.is_relative_to(ROOT) or path.relative_to(ROOT).parts[0] not in HOUSE:
+        return True
+    room = ".".join(path.relative_to(ROOT).parent.parts)
+    return room in (package, "models", "slimming.methods") or room.startswith("models.")
 
 
-@lru_cache(maxsize=256)
-def _read(path: Path, modified: int, size: int) -> tuple[tuple[str, ...], tuple]:
-    """(the file's statements as words, its imports as (level, dotted name))."""
-    source = path.read_bytes()
+def _is_own(file: Path) -> bool:
+    """Neither installed nor Python's."""
+    path = file.resolve()
+    python = Path(io.__file__).resolve().parent
+    return not INSTALLED & set(path.parts) and not path.is_relative_to(python)
+
+
+@lru_cache(maxsize=1024)  # of the code this process loaded, whatever happens to the files
+def _read(name: str, file: Path) -> tuple[tuple[str, ...], tuple]:
+    """(a module's statements as words, its imports as (level, dotted name))."""
+    source = file.read_bytes()
     return tuple(statements(source)), tuple(_imports(ast.parse(source)))
 
 
@@ -80,19 +107,20 @@ def statements(source: bytes) -> Iterator[str]:
     Raises:
         ValueError: it is no Python.
     """
-    lines = io.BytesIO(source).readline
     word: list[str] = []  # of one logical line
     depth, begin = 0, (0, 0)
-    text = source.decode("utf-8-sig", errors="replace").splitlines(keepends=True)
     try:
-        for token in tokenize.tokenize(lines):
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(source).readline)
+        text = io.TextIOWrapper(io.BytesIO(source), encoding).read()  # any end of a line is \n
+        lines = text.split("\n")
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
             if token.type in PARTED:
                 depth += 1
                 begin = token.start if depth == 1 else begin
             elif token.type in JOINED:
                 depth -= 1
                 if not depth:
-                    word.append(_slice(text, begin, token.end))
+                    word.append(_slice(lines, begin, token.end))
             elif depth or token.type in SILENT:
                 continue
             elif token.type in (tokenize.INDENT, tokenize.DEDENT):
@@ -103,7 +131,7 @@ def statements(source: bytes) -> Iterator[str]:
                 word = []
             else:
                 word.append(token.string)
-    except (tokenize.TokenError, SyntaxError) as error:
+    except (tokenize.TokenError, SyntaxError, UnicodeError) as error:
         raise ValueError(f"a module can't be read as Python: {error}") from error
 
 
@@ -111,7 +139,7 @@ def _slice(lines: list[str], begin: tuple[int, int], end: tuple[int, int]) -> st
     (first, start), (last, stop) = begin, end
     if first == last:
         return lines[first - 1][start:stop]
-    return "".join([lines[first - 1][start:], *lines[first : last - 1], lines[last - 1][:stop]])
+    return "\n".join([lines[first - 1][start:], *lines[first : last - 1], lines[last - 1][:stop]])
 
 
 def _is_text(word: str) -> bool:

@@ -92,13 +92,13 @@ class Run:
         """What a result was computed with that isn't so here, in words, or ""."""
         return differences(result, self.environment)
 
-    def insist(self, difference: str) -> None:
+    def insist(self, difference: str, way_out: str = "delete the folder to compute it again"):
         """
         Raises:
             ValueError: strict=true allows no difference.
         """
         if self.strict:
-            raise ValueError(f"strict=true: {difference}; delete the folder to compute it again")
+            raise ValueError(f"strict=true: {difference}; {way_out}")
 
     def progress(self) -> tuple[int, int]:
         """Epochs, and steps of the next one, after which resuming would go on."""
@@ -154,7 +154,8 @@ class Run:
             now = {**self.environment, "threads": saved.get("threads")}
             self.environment = now | {"threads": now["threads"] or torch.get_num_threads()}
             if earlier and (other := differences(earlier[-1], self.environment)):
-                self.insist(f"{self.folder} was begun with {other}")
+                way_out = "go on without strict=true, or delete the folder to begin anew"
+                self.insist(f"{self.folder} was begun with {other}", way_out)
                 print(f"{self.name} was begun with {other}: result.json will say so")
                 self._earlier = earlier
             else:

@@ -43,5 +43,8 @@ def _essence_of_call(node: Mapping[str, Any]) -> dict[str, Any]:
 
 def digest(identity: Mapping[str, Any]) -> str:
     """Eight hexadecimal digits that stand for everything that can change the result."""
-    text = json.dumps(essence(identity), sort_keys=True, allow_nan=False)
+    try:
+        text = json.dumps(essence(identity), sort_keys=True, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(f"nan and infinity are no options of a run: {dict(identity)}") from error
     return hashlib.sha256(text.encode()).hexdigest()[:8]

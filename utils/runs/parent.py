@@ -19,6 +19,8 @@ from utils.networks.own_code import source_of
 from utils.runs.folder import GONE, Run, newest, read_result
 from utils.training.hardware import Hardware
 
+THOSE = "those it was finished with"
+
 
 @dataclass(frozen=True)
 class Parent:
@@ -46,6 +48,9 @@ class Parent:
             raise FileNotFoundError(f"{folder} is finished, but {GONE}, asked for as at first")
         checkpoint = port.read(path)
         if result is not None:
+            held = weights_digest(checkpoint.weights)
+            if result.get("weights", held) != held:
+                print(f"warning: the weights in {folder} are not {THOSE}")
             name = result["name"]
             return cls(checkpoint, name, name, result["label"], result["row"], folder)
         past = [entry["normalise"] for entry in checkpoint.history if "normalise" in entry]
@@ -96,10 +101,11 @@ class Parent:
         if other := run.unlike(result):
             run.insist(f"{self.path} was computed with {other}")
             print(f"{self.path} was computed with {other}")
-        held = weights_digest(self.opened().checkpoint.weights)
-        self.compare(held, run, f"the weights in {self.path} are not those it was finished with")
+        held = weights_digest(self.opened().checkpoint.weights)  # which says so itself
+        if self.weights not in (None, held):
+            run.insist(f"the weights in {self.path} are not {THOSE}")
 
-    def compare(self, weights: str | None, run: Run, words: str = "") -> None:
+    def compare(self, weights: str | None, run: Run) -> None:
         """Say where `run` stands on other weights than these.
 
         Raises:
@@ -107,7 +113,7 @@ class Parent:
         """
         if weights is None or self.weights in (None, weights):
             return
-        words = words or f"{run.folder} stands on other weights than {self.folder} has now"
+        words = f"{run.folder} stands on other weights than {self.folder} has now"
         run.insist(words)
         print(f"warning: {words}")
 

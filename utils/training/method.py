@@ -4,20 +4,28 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 
-from slimming.methods.base import MOMENTS, Plain
+from slimming.methods.base import Plain
 
 # What ordinary training is called in a hash: as it was before there was more than one method.
 PLAIN = {"_target_": "slimming.methods.slimming.Slimming", "strength": 0.0}
 PENALTY = ("strength", "mode", "weight_decay_on_gamma")  # not part of the scores
+# What a class may define that trains as the one it is derived from.
+SCORING = {"scores", "__doc__", "__module__", "__firstlineno__", "__static_attributes__"}
 WORDS = ("name", "needs")  # of the yaml: what tables call it, what else it fixes
 
 
 def make(node: Mapping[str, Any], **more: Any) -> Plain:
     """The object; `more` replaces arguments that the method has."""
     known = {key: value for key, value in more.items() if key in node}
-    return instantiate({**_described(node), **known}, _convert_="all")
+    described = {**_described(node), **known}
+    takes = inspect.signature(get_object(described["_target_"])).parameters
+    wrong = [key for key in described if key not in takes and not key.startswith("_")]
+    if wrong and not any(taken.kind is taken.VAR_KEYWORD for taken in takes.values()):
+        options = ", ".join(takes) or "none"
+        raise ValueError(f"method={name_of(node)} has no option '{wrong[0]}' (it has: {options})")
+    return instantiate(described, _convert_="all")
 
 
 def name_of(node: Mapping[str, Any]) -> str:
@@ -47,7 +55,7 @@ def training_identity(node: Mapping[str, Any], method: Plain, decays: bool) -> d
     spared = {} if decays else {"weight_decay_on_gamma": True}
     if method.trains_plainly:
         return {**PLAIN, "weight_decay_on_gamma": method.weight_decay_on_gamma, **spared}
-    kind = next(kind for kind in type(method).__mro__ if vars(kind).keys() & {*MOMENTS})
+    kind = next(kind for kind in type(method).__mro__ if not vars(kind).keys() <= SCORING)
     takes = inspect.signature(kind).parameters
     arguments = {key: value for key, value in _described(node).items() if key in takes}
     target = {"_target_": f"{kind.__module__}.{kind.__qualname__}"}
