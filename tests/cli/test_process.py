@@ -65,12 +65,16 @@ def test_a_signal_is_told_apart_by_the_exit_code_and_the_run_goes_on(tmp_path, n
     assert list(tmp_path.glob("*/resume.pt"))
 
 
-@pytest.mark.parametrize("outlet", ["a closed pipe", "a full disk"])
+@pytest.mark.parametrize("outlet", ["a closed pipe", "a full disk", "none"])
 def test_an_output_that_nobody_takes_stops_no_training(tmp_path, outlet):
     words = [sys.executable, "train.py", *TINY, f"runs_dir={tmp_path}"]
     if outlet == "a full disk":
         with open("/dev/full", "w", encoding="utf-8") as full:
             done = subprocess.run(words, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+        code, err = done.returncode, done.stderr
+    elif outlet == "none":  # it was closed before this process began
+        closed = ["sh", "-c", 'exec "$@" >&-', "sh", *words]
+        done = subprocess.run(closed, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         code, err = done.returncode, done.stderr
     else:
         pipe = subprocess.PIPE

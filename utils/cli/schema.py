@@ -90,9 +90,8 @@ def settle(cfg: DictConfig) -> None:
             raise ValueError(
                 f"{name} is a number of at most 64 bits; got one of {value.bit_length()}"
             )
-    for name in ("allow", "init_skip"):
-        if name in cfg and not isinstance(cfg[name], ListConfig):
-            raise ValueError(f"{name} is a list: write {name}=[{cfg[name]}]")
+    if "allow" in cfg and not isinstance(cfg.allow, ListConfig):
+        raise ValueError(f"allow is a list: write allow=[{cfg.allow}]")
     for name in PLACES:
         if cfg.get(name) is not None:
             cfg[name] = _place(name, cfg[name])
