@@ -20,7 +20,7 @@ def show_plan(
     table = Table(title="Before the cut: |gamma| per BatchNorm, and what stays")
     table.add_column("layer", no_wrap=True)
     for name in ("min", "25 %", "median", "75 %", "max", f"< {SMALL:g}", "kept"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     points = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0])
     for gate, ids in graph.gates.items():
         gamma = model.get_submodule(gate).weight.detach().abs().float().cpu()
