@@ -49,7 +49,8 @@ def describe(cfg, parent: Parent | None = None) -> stages.Stage:
     """
     # What is asked for: which network, by which recipe, from which weights.
     if cfg.scratch not in SCRATCH:
-        raise ValueError(f"scratch is one of {', '.join(SCRATCH)}; got {cfg.scratch!r}")
+        option = "finetune.scratch" if "finetune" in cfg else "scratch"  # as it is typed
+        raise ValueError(f"{option} is one of {', '.join(SCRATCH)}; got {cfg.scratch!r}")
     recipe, allow = configured.recipe_of(cfg), tuple(cfg.allow)
     if parent is None:
         advice = "run `python prune.py` first"

@@ -30,8 +30,8 @@ WRONG = [
     ("target.macs=1e-9", "macs"),
     ("target.params=1e-9", "params"),
     ("method=uniform scope=global", "method=uniform means scope=layer; got scope=global"),
-    ("finetune.scratch=e", "scratch is one of"),
-    ("finetune.epochs=0", "at least 1 epoch"),
+    ("finetune.scratch=e", "finetune.scratch is one of"),
+    ("finetune.epochs=0", "at least 1 epoch and batches of 2; got finetune.epochs=0"),
     ("finetune.recipe.optimizer.lr=abc", "finetune.recipe.optimizer"),
     ("finetune.recipe.batch_size=abc", "finetune.recipe.batch_size"),
     ("finetune.recipe.schedule.warmup=2", "finetune.recipe.schedule"),
@@ -152,6 +152,7 @@ def test_a_typed_seed_counts_where_a_network_is_given(tmp_path):
         ("logger=wandb logger.artifacts=maybe", "logger.artifacts is true or false"),
         ("allow=foo", r"allow is a list: write allow=[foo]"),
         ("+recipe.schedule._args_=[0.9]", "recipe.schedule._args_: arguments are given by name"),
+        ("+twin.epochs=3", "+twin.epochs=3 has no effect without a twin"),
         ("+method.foo=1", "method=slimming has no option 'foo'"),
     ],
 )

@@ -38,8 +38,11 @@ def _called(cfg: DictConfig) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        option = "finetune.recipe." if "scratch" in cfg and "finetune" in cfg else "recipe."
-        raise ValueError(re.sub(r"(?<![.\w])recipe\.", option, str(error))) from error
+        text = str(error)
+        if "scratch" in cfg and "finetune" in cfg:
+            text = re.sub(r"(?<![.\w])(recipe\.|epochs=)", r"finetune.\1", text)
+            text = re.sub(r"(?<![.\w])batch_size=", "finetune.recipe.batch_size=", text)
+        raise ValueError(text) from error
 
 
 def recipe_of(cfg: DictConfig) -> Recipe:

@@ -50,6 +50,8 @@ def check(cfg: DictConfig) -> None:
                 whose = "a yaml in its defaults"
             raise ValueError(f"{file} has no effect: {whose} doesn't begin with '{GLOBAL}'")
     for word in hydra.overrides.task:
+        if key_of(word).startswith("twin.") and hydra.runtime.choices.get("twin") is None:
+            raise ValueError(f"{word} has no effect without a twin: add twin=fast")
         if word.startswith("+"):
             _look_up(key_of(word), options(config), config)
     # An experiment speaks of the whole pipeline, also where only its training is asked for.
