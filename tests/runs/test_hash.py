@@ -179,7 +179,7 @@ def test_a_users_code_counts_line_by_line_also_what_it_imports(tmp_path, monkeyp
     cfg.model = {"_target_": "their_hashed_net.Net"}
 
     def now() -> str:
-        own_code._read.cache_clear()  # each is another process, which keeps what it has loaded
+        own_code.forget()  # each is another process, which keeps what it has loaded
         return train.describe(cfg).run.name
 
     plain = now()
@@ -196,7 +196,7 @@ def test_a_users_code_counts_line_by_line_also_what_it_imports(tmp_path, monkeyp
 
 def sources(monkeypatch, changed: dict[str, str], target) -> str:
     """The hash of `target`'s source where these modules read otherwise."""
-    own_code._read.cache_clear()
+    own_code.forget()
     real = Path.read_bytes
 
     def read(path: Path) -> bytes:
@@ -207,7 +207,7 @@ def sources(monkeypatch, changed: dict[str, str], target) -> str:
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", read)
         found = own_code.source_hash(target)
-    own_code._read.cache_clear()
+    own_code.forget()
     return found
 
 

@@ -31,6 +31,7 @@ def source_of(target: Any) -> dict[str, str]:
     return {} if target.__module__.partition(".")[0] in TORCH else {"source": source_hash(target)}
 
 
+@lru_cache(maxsize=1024)  # of the code this process loaded, whatever happens to the files
 def source_hash(target: Any) -> str:
     """SHA-256 of the file that defines `target` and of all it imports that nobody installed.
 
@@ -94,7 +95,7 @@ def _is_own(file: Path) -> bool:
     return not INSTALLED & set(path.parts) and not path.is_relative_to(python)
 
 
-@lru_cache(maxsize=1024)  # of the code this process loaded, whatever happens to the files
+@lru_cache(maxsize=1024)  # the same: a class that is named later has parts in common
 def _read(name: str, file: Path) -> tuple[tuple[str, ...], tuple]:
     """(a module's statements as words, its imports as (level, dotted name))."""
     source = file.read_bytes()
@@ -140,6 +141,12 @@ def _slice(lines: list[str], begin: tuple[int, int], end: tuple[int, int]) -> st
     if first == last:
         return lines[first - 1][start:stop]
     return "\n".join([lines[first - 1][start:], *lines[first : last - 1], lines[last - 1][:stop]])
+
+
+def forget() -> None:
+    """Read everything anew, as another process would."""
+    source_hash.cache_clear()
+    _read.cache_clear()
 
 
 def _is_text(word: str) -> bool:
