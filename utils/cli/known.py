@@ -50,7 +50,7 @@ def check(cfg: DictConfig) -> None:
                 whose = "a yaml in its defaults"
             raise ValueError(f"{file} has no effect: {whose} doesn't begin with '{GLOBAL}'")
     for word in hydra.overrides.task:
-        if key_of(word).startswith("twin.") and hydra.runtime.choices.get("twin") is None:
+        if key_of(word).startswith("twin.") and hydra.runtime.choices.get("twin", "") is None:
             raise ValueError(f"{word} has no effect without a twin: add twin=fast")
         if word.startswith("+"):
             _look_up(key_of(word), options(config), config)
