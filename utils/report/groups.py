@@ -29,7 +29,8 @@ FOREIGN = {
     "prune": START | TUNING | {"recipe", "epochs"},
     "finetune": CUT | START | {"finetune", "method"},
 }
-PENALTY = {"strength", "mode", "weight_decay_on_gamma", "name"}  # of a method: not of its scores
+SAID = {"name", "needs"}  # of a method: what it is called, and which options go with it
+PENALTY = {"strength", "mode", "weight_decay_on_gamma"}  # of a method: not of its scores
 SCHEDULED = {"name", "epochs", "strength", "reach"}  # of a recipe: the result has what came of them
 OWN = ("models.", "slimming.", "utils.", "torch.")  # whose defaults may be looked up
 
@@ -61,7 +62,7 @@ def settings(run: Run) -> dict[str, Any]:
 def _training(run: Run, asked: dict[str, Any]) -> None:
     strength = asked["strength"] = run.get("strength")
     # Without a penalty there is no telling which method didn't put one on.
-    asked["method"] = _without(asked.get("method"), {"strength", "name"}) if strength else None
+    asked["method"] = _without(asked.get("method"), {"strength", *SAID}) if strength else None
     asked["epochs"] = run.get("epochs")
 
 
@@ -73,7 +74,7 @@ def _cut(run: Run, asked: dict[str, Any]) -> None:
     goal = {key: value for key, value in (run.get("target") or {}).items() if value is not None}
     asked["target"] = goal or None
     asked["ratio"] = None if goal else run.get("ratio")  # with a target it is what came out
-    asked["method"] = _without(asked.get("method"), PENALTY)
+    asked["method"] = _without(asked.get("method"), PENALTY | SAID)
     asked["recalibrate"] = run.get("recalibrate", asked.get("recalibrate"))
     if asked["compensate"] == "none":
         asked.pop("images", None)
@@ -95,7 +96,8 @@ def of_chain(
 ) -> dict[str, Any]:
     """The settings of all runs of a chain: {"train: recipe.batch_size": 64, ...}.
 
-    A stage that names no data has those of the stage before.
+    A stage that names no data has those of the stage before. What the first run stands on is not
+    known when its parent isn't here: then the parent's name is a setting, and no other chain's.
 
     Args:
         without: settings of the last run that came after what is looked at.
@@ -105,6 +107,8 @@ def of_chain(
     data: dict[str, Any] = {}
     stages: list[str] = []
     chain = list(chain)
+    if chain and chain[0].get("parent"):
+        whole["unseen"] = chain[0]["parent"]
     for run in chain:
         own = known[run["run"]] if known else settings(run)
         data = {name: value for name, value in own.items() if name.startswith("data.")} or data
@@ -124,44 +128,39 @@ def differences(
 
     Chains that are alike but share a seed are no group either: {"seed": [0, 0, 1]}.
     """
-    all_settings = [of_chain(chain, without) for chain in chains]
-    names = list(dict.fromkeys(name for one in all_settings for name in one))
-    if any(one["stages"] != all_settings[0]["stages"] for one in all_settings):
-        names = ["stages"]
-    found = {name: _distinct(one.get(name) for one in all_settings) for name in names}
-    differing = {name: values for name, values in found.items() if len(values) > 1}
+    found = differing([of_chain(chain, without) for chain in chains])
     seeds = [chain[-1]["seed"] for chain in chains]
-    return differing or ({"seed": seeds} if len(set(seeds)) < len(seeds) else {})
+    return found or ({"seed": seeds} if len(set(seeds)) < len(seeds) else {})
 
 
-def groups(chains: Sequence[Sequence[Run]]) -> list[list[Sequence[Run]]]:
-    """The chains, those that are alike together; each in order of its first member.
-
-    Chains with equal settings that share a seed stay alone: something unknown differs.
-    """
-    found: dict[str, list[Sequence[Run]]] = {}
-    for chain in chains:
-        found.setdefault(key(chain), []).append(chain)
-    seeds = {name: [chain[-1]["seed"] for chain in group] for name, group in found.items()}
-    return [
-        part
-        for name, group in found.items()
-        for part in ([group] if len({*seeds[name]}) == len(group) else [[one] for one in group])
-    ]
+def differing(several: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """{setting: its distinct values} of all that are not the same everywhere (of `of_chain`)."""
+    names = list(dict.fromkeys(name for one in several for name in one))
+    if any(one.get("stages") != several[0].get("stages") for one in several):
+        names = ["stages"]
+    found = {name: _distinct(one.get(name) for one in several) for name in names}
+    return {name: values for name, values in found.items() if len(values) > 1}
 
 
 def key(chain: Iterable[Run], *more: Any) -> str:
     """Equal for chains with equal settings, and for no others. `more`: as in `of_chain`."""
-    return repr(sorted((name, _plain(value)) for name, value in of_chain(chain, *more).items()))
+    return as_key(of_chain(chain, *more))
 
 
-def say(differing: Mapping[str, Sequence[Any]], most: int = 5) -> str:
+def as_key(settings: Mapping[str, Any]) -> str:
+    """Equal for equal settings, and for no others."""
+    return repr(sorted((name, _plain(value)) for name, value in settings.items()))
+
+
+def say(found: Mapping[str, Sequence[Any]], most: int = 5) -> str:
     """For a person: "finetune: recipe.batch_size (64 / 128), train: epochs (1 / 9)"."""
-    said = [
-        f"{name} ({' / '.join('-' if value is None else str(value) for value in values)})"
-        for name, values in list(differing.items())[:most]
-    ]
-    return ", ".join(said) + (f" and {len(differing) - most} more" if len(differing) > most else "")
+    said = [f"{name} ({' / '.join(map(value, values))})" for name, values in found.items()]
+    return ", ".join(said[:most]) + (f" and {len(said) - most} more" if len(said) > most else "")
+
+
+def value(setting: Any) -> str:
+    """A setting as text; "-" for what is off, or wasn't there."""
+    return "-" if setting is None else str(setting)
 
 
 def _distinct(values: Iterable[Any]) -> list[Any]:

@@ -4,15 +4,15 @@
 1984): within one standard error of the best mean validation accuracy. The test set has no say.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import sqrt
 from typing import Any
 
-from utils.report.summary import Point, by_line, goal
-
-Run = Mapping[str, Any]
-SWEEP = ("recipe", "network", "data", "method", "pass")
+from utils.report.label import common, goal, labels, regime, together, uncut
+from utils.report.summary import Line, Point
 
 
 @dataclass(frozen=True)
@@ -26,80 +26,74 @@ class Knee:
     why: str  # where the error is from
 
 
-def sweeps(points: Iterable[Point]) -> dict[tuple, list[Point]]:
-    """{(recipe, network, data, method, pass): its final points}; a single cell has no bend.
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """Networks of one training regime and schedule that differ in penalty, choice and goal."""
 
-    Uncut networks belong to the sweeps of all methods.
+    cuts: Sequence[Point]
+    uncut: Sequence[Point]  # what they were before, and the network without a penalty
+
+    @cached_property
+    def title(self) -> str:
+        return common(self.cuts)
+
+    @cached_property
+    def names(self) -> dict[Point, str]:
+        return labels([*self.uncut, *self.cuts])
+
+    @cached_property
+    def knee(self) -> Knee | None:
+        return knee([*self.uncut, *self.cuts])
+
+
+def sweeps(lines: Iterable[Line]) -> list[Sweep]:
+    """Ratios by themselves, targets by what they limit; all other options of a cut may differ.
+
+    One goal has no bend, unless several penalties met it.
     """
-    ends = final(points)
-    cuts: dict[tuple, list[Point]] = {}
+    ends = [line.end for line in lines if not line.end.what.startswith("scratch")]
+    found: dict[tuple, list[Point]] = {}
     for point in ends:
         if not uncut(point):
-            cuts.setdefault(tuple(point[column] for column in SWEEP), []).append(point)
-    found = {}
-    for key, members in cuts.items():
-        members = _comparable(members)
-        if len({(point["lambda"], goal(point)) for point in members}) > 1:
-            lambdas = {0, *(point["lambda"] for point in members)}
-            here = [p for p in ends if uncut(p) and p["lambda"] in lambdas and _same(p, key)]
-            found[key] = here + members
-    return found
+            key = (limited(point), together(point, "lambda", "cut"))
+            found.setdefault(key, []).append(point)
+    return [
+        Sweep(cuts, [p for p in ends if uncut(p) and _before(p, cuts)])
+        for cuts in found.values()
+        if len({goal(cut) for cut in cuts}) > 1 or _penalties(cuts) > 1
+    ]
 
 
-def _comparable(cuts: Sequence[Point]) -> list[Point]:
-    """Cuts by ratio; where there are none, cuts to targets under several lambdas (a comparison of
-    methods has one)."""
-    if by_ratio := [point for point in cuts if point["ratio"] is not None]:
-        return by_ratio
-    return list(cuts) if len({point["lambda"] for point in cuts}) > 1 else []
+def _penalties(cuts: Sequence[Point]) -> int:
+    """Under how many lambdas a method was tried, at most."""
+    tried = Counter(method for method, _ in {(cut["method"], cut["lambda"]) for cut in cuts})
+    return max(tried.values())
 
 
-def _same(point: Point, key: tuple) -> bool:
-    own = zip(SWEEP, key, strict=True)
-    return all(point[column] == value for column, value in own if column != "method")
+def limited(point: Point) -> str:
+    """What the goal of a cut is about: "channels", "macs", "params, latency"."""
+    if point["target"] is None:
+        return "channels"
+    return ", ".join(limit.rpartition(" ")[0] for limit in point["target"].split(", "))
 
 
-def title(key: tuple) -> str:
-    """What a sweep is of, as far as it isn't what all are."""
-    recipe, network, data, method, number = key
-    more = [] if method == "slimming" else [method]
-    more += [] if number == 1 else [f"pass {number}"]
-    return ", ".join([network, str(data), f"{recipe} recipe", *more])
+def _before(point: Point, cuts: Sequence[Point]) -> bool:
+    """Whether a point is the network before one of the cuts, or what it is without a penalty."""
+    if regime(point) not in {regime(cut) for cut in cuts} or point["pass"] > 1:
+        return False
+    return not point["lambda"] or point["lambda"] in {cut["lambda"] for cut in cuts}
 
 
-def uncut(point: Point) -> bool:
-    return point["ratio"] is None and point["target"] is None
-
-
-def final(points: Iterable[Point]) -> list[Point]:
-    """What each line of the table ends in: fine-tuned, else its cuts, else trained."""
-    ends = []
-    for members in by_line(points).values():
-        tuned = [point for point in members if point.what.startswith("fine-tuned")]
-        ends += tuned or last_steps(members)
-    return ends
-
-
-def last_steps(points: Iterable[Point]) -> list[Point]:
-    """Each network once: of what was done to it after a cut, only the last."""
-    last = {(point["run"], point.n): point for point in points}
-    return list(last.values())
-
-
-def knee(points: Sequence[Point], paths: Mapping[str, Sequence[Run]]) -> Knee | None:
-    """The knee of one sweep; None where no validation accuracy, or no error of it, is known.
-
-    Args:
-        paths: {run: the chain that ends in it}, of `utils.report.table.paths`.
-    """
+def knee(points: Sequence[Point]) -> Knee | None:
+    """The knee of one sweep; None where no validation accuracy, or no error of it, is known."""
     known = [point for point in points if point.mean("val") is not None]
     able = [point for point in known if not uncut(point)]
-    if not able:
+    if not able or any(point.mean("val") is None for point in points if not uncut(point)):
         return None
     best = max(able, key=lambda point: (point.mean("val"), -point.mean("macs")))
     dense = max(filter(uncut, known), key=lambda point: point.mean("val"), default=None)
     errors = {"over seeds": (best.spread("val") or 0) / sqrt(best.n)}
-    if images := _val_images(paths[best["run"]]):
+    if images := _val_images(best.chain):
         mean = best.mean("val")
         # The same images for each seed: more seeds don't make this part smaller.
         errors[f"of {images} validation images"] = sqrt(mean * (1 - mean) / images)
@@ -111,7 +105,8 @@ def knee(points: Sequence[Point], paths: Mapping[str, Sequence[Run]]) -> Knee | 
     return Knee(point, best, dense, error, why)
 
 
-def _val_images(path: Sequence[Run]) -> int | None:
-    """How many images a run was validated on, as its config or that of its parents says."""
-    said = (((run.get("config") or {}).get("data") or {}).get("val_size") for run in path[::-1])
-    return next((int(size) for size in said if size), None)
+def _val_images(chain: Sequence[dict[str, Any]]) -> int | None:
+    """How many images a run was validated on, as it or those before it say."""
+    counted = ((run.get("images") or {}).get("val") for run in chain[::-1])
+    asked = (((run.get("config") or {}).get("data") or {}).get("val_size") for run in chain[::-1])
+    return next((int(size) for size in (*counted, *asked) if size), None)

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from utils.report import table
+from utils.report import groups, table
 from utils.report.compare import Contest, contests
-from utils.report.knee import Knee, knee, sweeps
-from utils.report.summary import Point, points
+from utils.report.knee import Sweep, sweeps
+from utils.report.label import labels, regime, uncut
+from utils.report.summary import Line, Point, lines, points
 
 
 @dataclass(frozen=True)
@@ -18,39 +19,47 @@ class Story:
     runs: Sequence[dict[str, Any]]
 
     @cached_property
-    def alone(self) -> bool:
-        """Whether all is about one network on one data set: then no plot needs to say so."""
-        return len({(row["network"], row["data"], row["recipe"]) for row in self.rows}) == 1
-
-    @cached_property
     def by_name(self) -> dict[str, dict[str, Any]]:
         return {run["run"]: run for run in self.runs}
-
-    @cached_property
-    def chains(self) -> list[list[dict[str, Any]]]:
-        return table.chains(self.runs)
 
     @cached_property
     def paths(self) -> dict[str, list[dict[str, Any]]]:
         return table.paths(self.runs)
 
     @cached_property
+    def settings(self) -> dict[str, dict[str, Any]]:
+        return {run["run"]: groups.settings(run) for run in self.runs}
+
+    @cached_property
     def rows(self) -> list[dict[str, Any]]:
-        return table.rows(self.runs)
+        return table.rows(self.paths, self.settings)
 
     @cached_property
     def points(self) -> list[Point]:
-        return points(self.rows)
+        return points(self.rows, self.paths, self.settings)
+
+    @cached_property
+    def lines(self) -> list[Line]:
+        return lines(self.rows, self.paths, self.points)
+
+    @cached_property
+    def names(self) -> dict[Point, str]:
+        """What the end of each line is called, wherever it is shown."""
+        return labels([line.end for line in self.lines])
+
+    @cached_property
+    def dense(self) -> dict[str, Point]:
+        """{regime: the uncut network without a penalty}, what all of its kind are measured by."""
+        found = {}
+        for line in self.lines:
+            if uncut(line.end) and not line.end["lambda"] and line.end["pass"] == 1:
+                found.setdefault(regime(line.end), line.end)
+        return found
 
     @cached_property
     def contests(self) -> list[Contest]:
-        return contests([*self.paths.values()])
+        return contests([line.end for line in self.lines])
 
     @cached_property
-    def sweeps(self) -> dict[tuple, list[Point]]:
-        return sweeps(self.points)
-
-    @cached_property
-    def knees(self) -> dict[tuple, Knee | None]:
-        """The knee of each sweep, None where nothing may be chosen."""
-        return {key: knee(points, self.paths) for key, points in self.sweeps.items()}
+    def sweeps(self) -> list[Sweep]:
+        return sweeps(self.lines)

@@ -2,7 +2,7 @@
 
 A run is the content of a result.json plus "run" (its folder's name) and "latency" (or None).
 A chain is a training and what was made of it: train -> prune -> finetune.
-Rows hold raw numbers (accuracy as a fraction, bytes, ms); `humane` makes text of them.
+Rows hold raw numbers: accuracy as a fraction, bytes, ms.
 """
 
 import hashlib
@@ -13,7 +13,6 @@ import pandas as pd
 
 from utils.report import groups
 from utils.runs.results import STAGES
-from utils.runs.units import si
 
 Run = dict[str, Any]
 # What a cut's settings say of the time after an accuracy was measured.
@@ -85,7 +84,7 @@ def ratio(path: Iterable[Run]) -> float | None:
 def target(path: Iterable[Run]) -> str | None:
     """ "macs 0.5": what the last cut of a chain asked to stay, or None."""
     limits = _last_cut(path).get("target") or {}
-    return ", ".join(f"{name} {limit:g}" for name, limit in limits.items()) or None
+    return ", ".join(f"{name} {limit:.10g}" for name, limit in limits.items() if limit is not None) or None
 
 
 def method(path: Iterable[Run]) -> str:
@@ -103,17 +102,19 @@ def _last_cut(path: Iterable[Run]) -> Run:
     return {}
 
 
-def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def rows(
+    paths: Mapping[str, Sequence[Run]], known: Mapping[str, dict[str, Any]]
+) -> list[dict[str, Any]]:
     """One row per network and accuracy worth comparing, chain after chain, each run once.
 
     Rows of one "group" differ in their seed only; those of one "shape" had the same training and
     the same cut asked for.
+
+    Args:
+        paths: of `paths`.
+        known: {run: its `groups.settings`}.
     """
-    result = []
-    known = {run["run"]: groups.settings(run) for run in runs}
-    for path in paths(runs).values():
-        result += _rows(path, known)
-    return result
+    return [row for path in paths.values() for row in _rows(path, known)]
 
 
 def paths(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -125,7 +126,7 @@ def paths(runs: Sequence[Run]) -> dict[str, list[Run]]:
     return found
 
 
-def _rows(path: list[Run], known: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+def _rows(path: Sequence[Run], known: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
     run = path[-1]
     channels, latency = run["channels"], (run.get("latency") or {}).get("batch", {})
     cut = path[:-1] if run["stage"] == "finetune" and len(path) > 1 else path
@@ -139,6 +140,7 @@ def _rows(path: list[Run], known: Mapping[str, dict[str, Any]]) -> list[dict[str
         "ratio": ratio(path),
         "target": target(path),
         "method": method(path),
+        "repair": _repair(path),
         "pass": run.get("pass") or 1,
         "seed": run["seed"],
         "row": run.get("row"),
@@ -159,6 +161,7 @@ def _rows(path: list[Run], known: Mapping[str, dict[str, Any]]) -> list[dict[str
         {
             "step": step,
             **common,
+            **({"repair": _after_cut(step)} if run["stage"] == "prune" else {}),
             "test": accuracy["test"],
             "val": accuracy.get("val"),
             "group": _digest(groups.key(path, after, known)),
@@ -166,6 +169,20 @@ def _rows(path: list[Run], known: Mapping[str, dict[str, Any]]) -> list[dict[str
         }
         for step, accuracy, after in _steps(path)
     ]
+
+
+def _repair(path: Sequence[Run]) -> str:
+    """What was done between the last cut of a chain and what came of it: "refit + recalibrated"."""
+    for run in reversed(path):
+        if run["stage"] == "train":
+            break
+        if run["stage"] == "prune":
+            return _after_cut(_steps([run])[-1][0])
+    return ""
+
+
+def _after_cut(step: str) -> str:
+    return step.partition(" + ")[2]
 
 
 def machine(facts: Mapping[str, Any]) -> str:
@@ -179,7 +196,7 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _steps(path: list[Run]) -> list[tuple[str, dict[str, float], frozenset[str]]]:
+def _steps(path: Sequence[Run]) -> list[tuple[str, dict[str, float], frozenset[str]]]:
     """What a run is called in the table, its accuracies, and the settings that came later."""
     run = path[-1]
     if run["stage"] == "train":
@@ -215,39 +232,3 @@ def frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """
     data = pd.DataFrame(list(rows)).astype(dict.fromkeys(INTEGERS, "Int64"))
     return data.drop(columns="macs_thop") if data["macs_thop"].isna().all() else data
-
-
-def humane(data: pd.DataFrame) -> pd.DataFrame:
-    """The same rows as text: percent, 1.23 M, 45.6 kB. Latency only where some was measured."""
-    text = data[["step", "network", "data"]].copy()
-    if data["recipe"].nunique(dropna=False) > 1:
-        text["recipe"] = _each(data["recipe"], str)
-    text["λ"] = [f"{value:g}" for value in data["lambda"]]
-    text["ratio"] = goals(data)
-    if (data["pass"] > 1).any():
-        text["pass"] = _each(data["pass"], str)
-    text["seed"] = _each(data["seed"], str)
-    text["test %"] = _each(data["test"], lambda value: f"{100 * value:.2f}")
-    text["channels"] = [
-        f"{kept} / {total} ({100 * kept / total:.1f} %)" if total else "-"
-        for kept, total in zip(data["kept"], data["total"], strict=True)
-    ]
-    text["params"] = _each(data["params"], si)
-    text["MACs"] = _each(data["macs"], si)
-    text["file"] = _each(data["bytes"], lambda value: si(value, "B"))
-    for size in (1, 64):
-        if (times := data[f"latency_{size}_ms"]).notna().any():
-            text[f"ms / {size}"] = _each(times, "{:.3g}".format)
-    text["epochs"] = _each(data["epochs"], str)
-    text["run"] = data["run"]
-    return text
-
-
-def goals(data: pd.DataFrame) -> list[str]:
-    """What each row's cut was asked for: "0.7", "macs 0.5", or "-" before any."""
-    shares = _each(data["ratio"], "{:g}".format)
-    return [share if pd.isna(to) else to for share, to in zip(shares, data["target"])]
-
-
-def _each(column: pd.Series, convert) -> list[str]:
-    return ["-" if pd.isna(value) else convert(value) for value in column]

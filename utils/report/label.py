@@ -1,0 +1,183 @@
+"""One name for a network, and one key for what may stand beside it.
+
+`label` is how tables, plots and pages call a network. `together` is what networks have in common
+that share a mean, a line, a pair, a front or a panel: all settings but the seed, and but those
+along which they are meant to differ.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from utils.report import groups
+from utils.report.summary import Point
+from utils.runs.units import si
+
+# What an axis of a comparison lets differ: beginnings of the names that `groups.of_chain` gives.
+AXES = {
+    "lambda": ("train: strength", "train: method"),  # how strong a penalty, and how it is put on
+    "method": ("prune: method", "prune: scope"),  # which channels
+    "goal": ("prune: ratio", "prune: target"),  # how many of them
+    "repair": ("prune: compensate", "prune: images", "prune: recalibrate"),
+    "control": ("finetune: scratch", "finetune: epochs"),
+    "cut": ("prune: ",),  # all of it
+    "after": ("finetune: ",),
+    "stages": ("stages",),
+}
+TRAINING = ("lambda", "cut", "after", "stages")  # what is left is how the network was trained
+PARTS = ("network", "recipe", "training", "lambda", "method", "cut", "pass", "repair", "then")
+PARTS += ("epochs",)
+UNSEEN = "its training isn't here"
+OF_CUTS = {"method", "repair", "then", "epochs"}
+UNITS = {"macs": "MACs", "params": "parameters", "latency": "time"}
+
+
+def together(point: Point, *axes: str) -> str:
+    """Equal for points that may stand together, and for no others.
+
+    Args:
+        axes: names of AXES: in what they may differ besides their seed.
+    """
+    return groups.as_key(_kept(point, axes))
+
+
+def _kept(point: Point, axes: Sequence[str]) -> dict[str, Any]:
+    free = tuple(start for axis in axes for start in AXES[axis])
+    return {
+        name: value
+        for name, value in point.settings.items()
+        if not _first_pass(name).startswith(free)
+    }
+
+
+def regime(point: Point) -> str:
+    """Equal for points whose networks were trained alike but for the penalty."""
+    return together(point, *TRAINING)
+
+
+def _first_pass(name: str) -> str:
+    return re.sub(r"^(\w+) \d+: ", r"\1: ", name)
+
+
+def family(points: Iterable[Point], *axes: str) -> dict[str, list[Point]]:
+    """The points that may stand together, by their key, in their order."""
+    found: dict[str, list[Point]] = {}
+    for point in points:
+        found.setdefault(together(point, *axes), []).append(point)
+    return found
+
+
+def labels(points: Sequence[Point]) -> dict[Point, str]:
+    """{point: its name among these points}: what all of them share is left out.
+
+    Where words don't tell two apart, the settings do in which they differ. `label` names one alone.
+    """
+    parts = {point: _parts(point) for point in points}
+    for point, text in _trainings(points).items():
+        parts[point]["training"] = text
+    shown = [name for name in PARTS if len({own[name] for own in _asked(parts, name)}) > 1]
+    said: dict[str, list[Point]] = {}
+    for point, own in parts.items():
+        text = ", ".join(own[name] for name in shown if own[name])
+        said.setdefault(text or own["cut"], []).append(point)
+    return {
+        point: ", ".join([text, *more])
+        for text, several in said.items()
+        for point, more in zip(several, _unique(several), strict=True)
+    }
+
+
+def _unique(several: Sequence[Point]) -> list[list[str]]:
+    """As `_apart`; where settings don't do, the name of a run."""
+    if len(several) == 1:
+        return [[]]
+    texts = [text if text != [UNSEEN] else [] for text in _apart(several)]
+    if len({tuple(text) for text in texts}) == len(texts):
+        return texts
+    return [[*text, str(point["run"])] for text, point in zip(texts, several, strict=True)]
+
+
+def _asked(parts: dict[Point, dict[str, str]], name: str) -> list[dict[str, str]]:
+    """Those that a part can tell apart: of what was not cut there is no repair to speak of."""
+    return [own for point, own in parts.items() if name not in OF_CUTS or not uncut(point)]
+
+
+def label(point: Point) -> str:
+    """ "vgg11-w0.25 on cifar10, fast recipe, λ 0.0008, slimming, keep 50 % of MACs, fine-tuned" """
+    return ", ".join(text for text in _parts(point).values() if text)
+
+
+def common(points: Sequence[Point]) -> str:
+    """What all of them share, as a title for what `labels` tells apart."""
+    parts = {point: _parts(point) for point in points}
+    told = {name: {own[name] for own in _asked(parts, name)} for name in PARTS}
+    return ", ".join(text for texts in told.values() if len(texts) == 1 for text in texts if text)
+
+
+def _trainings(points: Sequence[Point]) -> dict[Point, str]:
+    """How trainings of one network and recipe differ: "8 epochs, data.val_size 5000"; or ""."""
+    subjects: dict[tuple, dict[str, list[Point]]] = {}
+    for point in points:
+        subject = tuple(_parts(point)[name] for name in ("network", "recipe"))
+        subjects.setdefault(subject, {}).setdefault(regime(point), []).append(point)
+    said: dict[Point, str] = {}
+    for regimes in subjects.values():
+        texts = _apart([several[0] for several in regimes.values()], TRAINING)
+        for text, several in zip(texts, regimes.values(), strict=True):
+            said |= dict.fromkeys(several, ", ".join(text))
+    return said
+
+
+def _apart(several: Sequence[Point], axes: Sequence[str] = ()) -> list[list[str]]:
+    """The settings that tell points apart: "8 epochs", "data.val_size 5000"."""
+    settings = [_kept(point, ["stages", *axes]) for point in several]
+    known = [own for own in settings if "unseen" not in own]
+    found = list(groups.differing(known))[:3] if known else []
+    return [
+        [_said(name, own.get(name)) for name in found] if "unseen" not in own else [UNSEEN]
+        for own in settings
+    ]
+
+
+def _said(name: str, setting: Any) -> str:
+    name = name.partition(": ")[2] or name
+    return f"{setting:g} epochs" if name == "epochs" else f"{name} {groups.value(setting)}"
+
+
+def _parts(point: Point) -> dict[str, str]:
+    """All that names a network; "" where something was not done to it."""
+    tuned = point["stage"] == "finetune"
+    own_epochs = tuned and point["epochs"] is not None and not point.what.startswith("scratch")
+    said = {
+        "network": f"{point['network']} on {point['data']}",
+        "recipe": f"{point['recipe']} recipe",
+        "lambda": f"λ {point['lambda']:g}" if point["lambda"] else "no penalty",
+        "method": "" if uncut(point) else point["method"],
+        "cut": goal(point),
+        "pass": f"pass {point['pass']:g}" if point["pass"] > 1 else "",
+        "repair": point["repair"],
+        "then": point.what if tuned else "" if uncut(point) else "not fine-tuned",
+        # Those of a control of equal computation follow from its network.
+        "epochs": f"{point['epochs']:g} epochs" if own_epochs else "",
+    }
+    return {name: said.get(name, "") for name in PARTS}
+
+
+def uncut(point: Point) -> bool:
+    return point["ratio"] is None and point["target"] is None
+
+
+def goal(point: Point) -> str:
+    """What a cut was asked for: "cut 70 % of channels", "keep 50 % of MACs", or "uncut"."""
+    if uncut(point):
+        return "uncut"
+    if point["target"] is None:
+        return f"cut {100 * point['ratio']:.4g} % of channels"
+    limits = (limit.rpartition(" ") for limit in point["target"].split(", "))
+    return "keep " + " and ".join(_limit(name, float(limit)) for name, _, limit in limits)
+
+
+def _limit(name: str, limit: float) -> str:
+    """A share of what the network cost before, or how much."""
+    unit = UNITS.get(name, name)
+    return f"{100 * limit:.4g} % of {unit}" if limit <= 1 else f"{si(limit)} {unit}"
