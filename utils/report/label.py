@@ -149,7 +149,11 @@ def _apart(several: Sequence[Point], axes: Sequence[str] = ()) -> list[list[str]
 
 def _said(name: str, setting: Any) -> str:
     name = name.partition(": ")[2] or name
-    return f"{setting:g} epochs" if name == "epochs" else f"{name} {groups.value(setting)}"
+    return _epochs(setting) if name == "epochs" else f"{name} {groups.value(setting)}"
+
+
+def _epochs(number: float | None) -> str:
+    return "-" if number is None else f"{number:g} epoch{'' if number == 1 else 's'}"
 
 
 def _parts(point: Point) -> dict[str, str]:
@@ -166,7 +170,7 @@ def _parts(point: Point) -> dict[str, str]:
         "repair": point["repair"],
         "then": point.what if tuned else "" if uncut(point) else "not fine-tuned",
         # Those of a control of equal computation follow from its network.
-        "epochs": f"{point['epochs']:g} epochs" if own_epochs else "",
+        "epochs": _epochs(point["epochs"]) if own_epochs else "",
     }
     return {name: said.get(name, "") for name in PARTS}
 

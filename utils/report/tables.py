@@ -86,7 +86,7 @@ def _results(story: Story, lines: Sequence[Line]) -> Table:
         }
         for end in ends
     ]
-    notes = [ACCURACY, *([DENSE] if any(against) else []), *_timed_on(ends)]
+    notes = [ACCURACY, *([DENSE] if any(against) else []), *_unseen(ends), *_timed_on(ends)]
     shown = [column for column in columns if column.name not in hidden]
     return Table(shown, common(ends) + n, notes, rows).told()
 
@@ -138,6 +138,17 @@ def _numbers(
 ) -> Column:
     means = [end.mean(column) for end in ends]
     return Column(name, ["-" if m is None else convert(m) for m in means], means, minor=minor)
+
+
+def _unseen(ends: Sequence[Point]) -> list[str]:
+    lost = [str(end.settings["unseen"]) for end in ends if "unseen" in end.settings]
+    if not lost:
+        return []
+    names = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
+    return [
+        f"Of networks whose training isn't here nobody knows what they share, so they are averaged "
+        f"and compared with nothing. Copy the runs beside them that they stand on: {names}."
+    ]
 
 
 def _timed_on(ends: Sequence[Point]) -> list[str]:
