@@ -1,152 +1,147 @@
 """Accuracy against what a network costs, with the networks that no other one beats."""
 
-import math
+from collections import Counter
 from collections.abc import Sequence
 
-from matplotlib.axes import Axes
-from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
+import altair as alt
 
-from utils.report.knee import last_steps, uncut
+from utils.report.label import regime, uncut
 from utils.report.plots.marks import (
-    BLACK,
-    BLUE,
-    GREEN,
     GREY,
-    ORANGE,
-    PINK,
+    INK,
+    PANELS,
     RED,
-    SKY,
+    STAR,
+    TIP,
     Drawn,
-    left_out,
-    legend,
-    style,
+    Panel,
+    Row,
+    data,
+    facts,
+    look,
+    titles,
+    within,
 )
 from utils.report.story import Story
 from utils.report.summary import Point
 
-COSTS = {
-    "macs": "MACs per image",
-    "params": "parameters",
-    "latency_64_ms": "ms for a batch of 64",
-}
-BELOW = 0.10  # networks this far below the best would squeeze all others together
-LOOKS = {
-    "baseline": (BLACK, "*", "baseline (λ 0)"),
-    "sparse": (GREY, "s", "sparse, uncut"),
-    "cut": (SKY, "v", "cut, not fine-tuned"),
-    "tuned": (BLUE, "o", "cut and fine-tuned"),
-    "scratch": (ORANGE, "D", "same shape from new weights"),
-}
-METHODS = (BLUE, RED, GREEN, PINK)
+COSTS = {"macs": "MACs per image", "params": "parameters", "latency_64_ms": "ms for a batch of 64"}
+BELOW = 10  # points; what lies further below the best would squeeze all others together
+FEW = 3  # seeds; of less the best may be luck
+MISSING = "One network alone has no rival: `python pipeline.py` makes three."
 
 
 def cost(story: Story) -> Drawn:
-    """One line of panels per network and data set: test accuracy against MACs, parameters, time."""
-    subjects: dict[tuple, list[Point]] = {}
-    for point in last_steps(story.points):
-        subjects.setdefault((point["network"], point["data"]), []).append(point)
-    subjects = {key: points for key, points in subjects.items() if len(points) > 1}
-    if not subjects:
-        return Drawn(None, "One network alone has no rival: `python pipeline.py` makes three.")
-    machines, notes = _machines(story), []
-    shown = [*subjects][:3]
-    missed = [f"{network} on {data}" for network, data in [*subjects][3:]]
-    columns = list(COSTS) if machines else list(COSTS)[:2]
-    with style():
-        figure, axes = _table_of_panels(len(shown), len(columns))
-        for line, key in zip(axes, shown, strict=True):
-            best = max(point.mean("test") for point in subjects[key])
-            near = [p for p in subjects[key] if p.mean("test") >= best - BELOW]
-            if far := len(subjects[key]) - len(near):
-                few = "1 network" if far == 1 else f"{far} networks"
-                notes.append(f"{few} more than {100 * BELOW:g} points below the best")
-            for panel, column in zip(line, columns, strict=True):
-                _panel(panel, _timed(near, machines[0]) if "latency" in column else near, column)
-            before = "" if story.alone else f"{key[0]}, {key[1]}\n"
-            line[0].set_ylabel(f"{before}test accuracy in %")
-            low = min(point.mean("test") for point in near)
-            pad = max(0.08 * (best - low), 0.002)
-            line[0].set_ylim(100 * (low - pad), 100 * min(best + 1.5 * pad, 1 + pad / 2))
-        for panel, column in zip(axes[-1], columns, strict=True):
-            panel.set_xlabel(COSTS[column])
-        legend(figure, [panel for line in axes for panel in line], columns=3)
-    if len(machines) > 1:
-        notes.append(f"times measured elsewhere than on {machines[0]}")
-    return Drawn(figure, left_out([*notes, *missed]))
+    """A panel per way of training and kind of cost, those of most networks first."""
+    found: dict[str, list[Point]] = {}
+    for line in story.lines:
+        found.setdefault(regime(line.end), []).append(line.end)
+    regimes = sorted((p for p in found.values() if len(p) > 1), key=len, reverse=True)
+    if not regimes:
+        return Drawn([], MISSING)
+    panels, notes, left = [], [], []
+    for title, points in zip(titles(regimes), regimes, strict=True):
+        able = {column: own for column in COSTS if len(own := _known(points, column)) > 1}
+        if len(panels) + len(able) > PANELS:
+            left.append(title)
+            continue
+        for column, own in able.items():
+            on = f" on {own[0]['timed_on']}" if "latency" in column else ""
+            words = f"{title}: {COSTS[column]}{on}"
+            panels.append(Panel(words, _panel(own, column, story.names, words)))
+        notes += _notes(title, points)
+    if left:
+        notes.append(f"{len(left)} ways of training with fewer networks: {'; '.join(left)}")
+    return Drawn(panels, ". ".join(notes))
 
 
-def _table_of_panels(lines: int, columns: int) -> tuple:
-    from matplotlib.figure import Figure
+def _known(points: Sequence[Point], column: str) -> list[Point]:
+    """Those whose cost is known; times of one machine only, the one that timed most."""
+    known = [point for point in points if point.mean(column) is not None]
+    if "latency" not in column:
+        return known
+    on = {point: {row["timed_on"] for row in point.rows} for point in known}
+    counted = Counter(next(iter(own)) for own in on.values() if len(own) == 1)
+    first = counted.most_common(1)[0][0] if counted else None
+    return [point for point in known if on[point] == {first}]
 
-    figure = Figure(figsize=(8, 3.1 * lines + 0.8))
-    return figure, figure.subplots(lines, columns, squeeze=False, sharey="row")
 
-
-def _panel(axes: Axes, points: Sequence[Point], column: str) -> None:
-    methods = list(dict.fromkeys(p["method"] for p in points if not uncut(p)))
-    found: dict[tuple, list[Point]] = {}
-    for point in points:
-        color, marker, label = LOOKS[_kind(point)]
-        if len(methods) > 1 and _kind(point) == "tuned":
-            color = METHODS[methods.index(point["method"]) % len(METHODS)]
-            label = f"{point['method']}, fine-tuned"
-        if point.mean(column) is not None:
-            found.setdefault((color, marker, label), []).append(point)
-    for (color, marker, label), several in found.items():
-        x, y = ([scale * p.mean(of) for p in several] for of, scale in ((column, 1), ("test", 100)))
-        errors = [100 * (point.spread("test") or 0) for point in several]
-        axes.errorbar(
-            x, y, errors if any(errors) else None, color=color, marker=marker, linestyle="none",
-            capsize=2, elinewidth=1, markersize=9 if marker == "*" else 5.5, label=label,
-        )  # fmt: skip
-    best = front([(p.mean(column), p.mean("test")) for p in points if p.mean(column) is not None])
-    if best:
-        x, y = zip(*best, strict=True)
-        looks = {"color": RED, "linewidth": 1.5, "zorder": 1.5}
-        axes.step(
-            x, [100 * v for v in y], where="post", label="best at its cost (Pareto front)", **looks
+def _notes(title: str, points: Sequence[Point]) -> list[str]:
+    best = max(point.mean("test") for point in points)
+    far = sum(point.mean("test") < best - BELOW / 100 for point in points)
+    on = front(points, "macs")
+    few = sum(point.n < FEW for point in on)
+    notes = []
+    if far:
+        few_words = "1 network lies" if far == 1 else f"{far} networks lie"
+        notes.append(f"{title}: {few_words} more than {BELOW} points below the best: drag down")
+    if few:
+        notes.append(
+            f"{title}: {few} of {len(on)} networks on the front of MACs have fewer than {FEW} "
+            "seeds (hollow): the best of many single seeds is partly luck, a winner's curse"
         )
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(ticks(*axes.get_xlim())))
-    axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
-    axes.xaxis.set_minor_locator(NullLocator())
+    return notes
 
 
-def ticks(low: float, high: float, most: int = 4) -> list[float]:
-    """Round numbers between two positive ones, for a logarithmic axis: two at least."""
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    fine = ([step / parts for step in range(parts, 10 * parts)] for parts in (10, 100, 1000))
-    found: list[float] = []
-    for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), *fine):
-        every = [step * 10.0**decade for decade in decades for step in steps]
-        found = [tick for tick in every if low <= tick <= high]
-        if len(found) >= 2:
-            break
-    return found[:: max(1, math.ceil(len(found) / most))]
-
-
-def front(costs: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """(cost, accuracy) of the Pareto front: nothing else is both as cheap and more accurate."""
-    best: list[tuple[float, float]] = []
-    for cost, accuracy in sorted(costs, key=lambda pair: (pair[0], -pair[1])):
-        if not best or accuracy > best[-1][1]:
-            best.append((cost, accuracy))
+def front(points: Sequence[Point], column: str) -> list[Point]:
+    """The Pareto front: nothing else is both as cheap and as accurate."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.mean(column), -p.mean("test"))):
+        if not best or point.mean("test") > best[-1].mean("test"):
+            best.append(point)
     return best
 
 
-def _kind(point: Point) -> str:
+def kind(point: Point) -> tuple[str, str, str]:
+    """(what the legend calls it, colour, shape)"""
     if uncut(point):
-        return "sparse" if point["lambda"] else "baseline"
-    if point.what.startswith("scratch"):
-        return "scratch"
-    return "tuned" if point["stage"] == "finetune" else "cut"
+        return ("uncut", GREY, "square") if point["lambda"] else ("uncut, no penalty", INK, STAR)
+    colour, shape = look(point["method"])
+    if point["stage"] == "prune":
+        return f"{point['method']}, not fine-tuned", colour, "triangle-down"
+    shape = "diamond" if point.what.startswith("scratch") else shape
+    return f"{point['method']}, {point.what}", colour, shape
 
 
-def _machines(story: Story) -> list[str]:
-    """Where networks were timed, most of them first: different machines can't be compared."""
-    names = [row["timed_on"] for row in story.rows if row["timed_on"]]
-    return sorted(set(names), key=lambda name: -names.count(name))
+def _panel(points: Sequence[Point], column: str, names: dict[Point, str], title: str):
+    rows = [_row(point, column, names[point]) for point in points]
+    top = max(row["test"] for row in rows)
+    near = [row for row in rows if row["test"] >= top - BELOW]
+    y = within(*(row[end] for row in near for end in ("low", "high")))
+    costs = [row["cost"] for row in rows]
+    x = [min(costs) / 1.15, max(costs) * 1.15]
+    best = front(points, column)
+    step = [{"cost": point.mean(column), "test": 100 * point.mean("test")} for point in best]
+    across = alt.X("cost:Q", title=COSTS[column], axis=alt.Axis(format="~s", tickCount=5))
+    across = across.scale(type="log", domain=x, nice=False)
+    up = alt.Y("test:Q", title="test accuracy in %", scale=alt.Scale(domain=y, nice=False))
+    chart = alt.Chart(data(rows)).encode(across, up)
+    line = alt.Chart(data(step)).mark_line(
+        interpolate="step-after", color=RED, strokeWidth=1.5, strokeDash=[5, 3], clip=True
+    )
+    kinds = {said: (colour, shape) for said, colour, shape in sorted(map(kind, points))}
+    looks, shapes = ([own[i] for own in kinds.values()] for i in (0, 1))
+    colours = alt.Scale(domain=[*kinds], range=looks)
+    marks = chart.mark_point(size=65, strokeWidth=1.8, opacity=1, clip=True).encode(
+        alt.Stroke("kind:N", scale=colours, title=None),
+        alt.Fill("kind:N", scale=colours, legend=None),
+        alt.Shape("kind:N", scale=alt.Scale(domain=[*kinds], range=shapes), title=None),
+        fillOpacity=alt.FillOpacity("solid:Q", scale=None),
+        tooltip=[*TIP, alt.Tooltip("cost:Q", title=COSTS[column], format=".4s")],
+    )
+    bars = chart.mark_rule(clip=True, strokeOpacity=0.7).encode(
+        alt.Y("low:Q"), alt.Y2("high:Q"), alt.Stroke("kind:N", scale=colours, title=None)
+    )
+    view = alt.selection_interval(bind="scales", zoom="wheel![event.shiftKey]")
+    said = f"{title}: {len(rows)} networks, {len(best)} on the front, best {top:.2f} %"
+    whole = alt.layer(line.encode(across, up), bars, marks, height=270, description=said)
+    return whole.add_params(view)
 
 
-def _timed(points: Sequence[Point], machine: str) -> list[Point]:
-    return [p for p in points if {row["timed_on"] for row in p.rows} == {machine}]
+def _row(point: Point, column: str, name: str) -> Row:
+    test, error = 100 * point.mean("test"), 100 * (point.spread("test") or 0)
+    hollow = point.n < FEW or (point["stage"] == "prune" and not uncut(point))
+    return {
+        **facts(point, name), "cost": point.mean(column), "test": test, "low": test - error,
+        "high": test + error, "kind": kind(point)[0], "solid": 0 if hollow else 1,
+    }  # fmt: skip

@@ -2,151 +2,165 @@
 one layer is trained (Figure 6)."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
+import altair as alt
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
-from matplotlib.ticker import MaxNLocator
 
+from utils.report.label import labels
 from utils.report.plots.marks import (
     BLUE,
-    GREY,
     PANELS,
-    RED,
+    TIP,
     Drawn,
-    left_out,
-    legend,
-    panels,
-    style,
+    Panel,
+    capped,
+    data,
+    facts,
+    spread,
 )
 from utils.report.story import Story
-from utils.report.table import method, network, ratio, strength, target
+from utils.report.summary import Point
 from utils.runs.results import metrics
 from utils.training.strength import EDGES
 
-Chain = list[dict[str, Any]]
+Run = dict[str, Any]
 ZERO = 1e-8  # a gamma below this is drawn as exactly 0
 FAINT = 1e-3  # ... in the picture of one layer
+BINS = 8  # of a decade
+FLOOR = 0.7  # where bars of a logarithmic axis stand, so that 1 can be seen
+LINES, EPOCHS = 64, 50  # of the picture of one layer: more can't be seen
+COUNTS = [alt.Tooltip("from:Q", format=".3g", title="|γ| from"), alt.Tooltip("count:Q")]
 
 
 def gammas(story: Story) -> Drawn:
-    """One panel per lambda: histogram of all |gamma| before the cut, after it, after fine-tuning.
-
-    Of each lambda the first seed, and the middle one of its cuts.
-    """
-    known = [chain for chain in story.chains if any(_values(run).size for run in chain)]
-    able = [*map(_furthest, _by_lambda(known))]
-    shown = able[:PANELS]
-    if not shown:
-        return Drawn(None, "No run here recorded its gammas: train one with `python pipeline.py`.")
-    positive = np.concatenate([_values(run) for chain in shown for run in chain])
-    positive = positive[positive >= ZERO]
+    """A panel per training, first seed, before any cut: how many |gamma| of which size."""
+    found = {point: _values(run) for point, run in _trainings(story).items()}
+    names = labels([point for point, values in found.items() if values.size])
+    if not names:
+        return Drawn([], "No run here recorded its gammas: train one with `python pipeline.py`.")
+    shown, note = capped([*names], "trainings")
+    everything = np.concatenate([found[point] for point in shown])
+    positive = everything[everything >= ZERO]
     low, high = (positive.min(), positive.max()) if positive.size else (0.1, 1.0)
-    # 8 bins per decade; whole decades, so that the ticks fall on edges.
     start, stop = math.floor(math.log10(low)), math.floor(math.log10(high)) + 1
-    edges = np.logspace(start, stop, 8 * (stop - start) + 1)
-    with style():
-        figure, axes = panels(len(shown), 2.7, share=True)
-        for panel, chain in zip(axes, shown, strict=True):
-            _histogram(panel, chain, edges)
-            panel.set_title(title(chain, story.alone))
-        figure.supxlabel("|γ| of a channel (BatchNorm scale, no unit)", fontsize=11)
-        figure.supylabel("channels", fontsize=11)
-        legend(figure, axes)
-    return Drawn(figure, left_out(_flat(chain) for chain in able[PANELS:]))
+    edges = np.logspace(start, stop, BINS * (stop - start) + 1)
+    counts = {point: _counts(found[point], edges) for point in shown}
+    most = max(max(own) for own in counts.values())
+    panels = []
+    for point in shown:
+        title = f"{names[point]}: {found[point].size:,} channels, {counts[point][0]:,} of them at 0"
+        row = {**facts(point, names[point]), **_bars(counts[point], edges)}
+        panels.append(Panel(title, _histogram(row, edges, 1.2 * most, title)))
+    return Drawn(panels, note)
 
 
-def _by_lambda(chains: Sequence[Chain]) -> list[list[Chain]]:
-    """The first seed's chains, those of one lambda together."""
-    found: dict[tuple, list[Chain]] = {}
-    for chain in chains:
-        key = (network(chain[0]), chain[0]["dataset"], chain[0].get("recipe"), strength(chain))
-        found.setdefault(key, []).append(chain)
-    seeds = {key: min(chain[0]["seed"] for chain in several) for key, several in found.items()}
-    return [[c for c in found[key] if c[0]["seed"] == seed] for key, seed in seeds.items()]
+def _trainings(story: Story) -> dict[Point, Run]:
+    """Each training and the run of its first seed."""
+    points = [point for point in story.points if point["stage"] == "train"]
+    first = {point: min(point.rows, key=lambda row: row["seed"]) for point in points}
+    return {point: story.by_name[row["run"]] for point, row in first.items()}
 
 
-def _furthest(chains: Sequence[Chain]) -> Chain:
-    """The chain that goes furthest, cut by a middle share."""
-    longest = max(map(len, chains))
-    longest = sorted((c for c in chains if len(c) == longest), key=lambda c: ratio(c) or 0)
-    return longest[len(longest) // 2]
+def _values(run: Run) -> np.ndarray:
+    layers = (run.get("gammas") or {}).values()
+    return np.abs(np.array([gamma for layer in layers for gamma in layer], dtype=float))
 
 
-def _histogram(axes: Axes, chain: Chain, edges: np.ndarray) -> None:
-    looks = {
-        "train": {"color": GREY, "alpha": 0.55, "label": "before the cut"},
-        "prune": {"color": BLUE, "alpha": 0.8, "label": "kept by the cut"},
-        "finetune": {"color": RED, "label": "fine-tuned", "histtype": "step", "linewidth": 1.6},
-    }
-    # Zeros have no place on a log axis: they get a bin of their own, one decade to the left.
-    zero = (edges[0] / 10, edges[0] / 10 ** (7 / 8))
-    middle = math.sqrt(zero[0] * zero[1])
-    edges = np.concatenate([zero, edges])
-    for run in {run["stage"]: run for run in chain}.values():  # the last run of each stage
-        values = _values(run)
-        values = np.where(values < ZERO, middle, values)
-        axes.hist(values, bins=edges, **{"histtype": "stepfilled", **looks[run["stage"]]})
-    axes.set(xscale="log", yscale="log", xlim=(zero[0] / 1.3, edges[-1]))
-    axes.set_ylim(bottom=0.7)
-    decades = range(round(math.log10(edges[2])), round(math.log10(edges[-1])) + 1)
-    every = math.ceil(len(decades) / 5)
-    decades = [d for d in decades[1:] if d % every == 0]
-    axes.set_xticks([middle, *(10.0**d for d in decades)], ["0", *map(power, decades)])
-    low, high = axes.get_ylim()
-    ticks = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
-    axes.set_yticks([10.0**d for d in ticks], [f"{10**d:,}" for d in ticks])
-    axes.minorticks_off()
+def _counts(values: np.ndarray, edges: np.ndarray) -> list[int]:
+    """[zeros, those of each bin]"""
+    counted, _ = np.histogram(values[values >= ZERO], edges)
+    return [int((values < ZERO).sum()), *counted.tolist()]
+
+
+def _bars(counts: list[int], edges: np.ndarray) -> dict[str, list]:
+    """Zeros have no place on a logarithmic axis: their bin is half a decade to the left."""
+    left = [edges[0] / 10**0.6, *edges[:-1]]
+    right = [edges[0] / 10**0.4, *edges[1:]]
+    bars = [bar for bar in zip(left, right, counts, strict=True) if bar[2]]
+    starts, ends, heights = zip(*bars, strict=True)
+    known = [0.0 if start < edges[0] else start for start in starts]
+    return {"left": [*starts], "right": [*ends], "count": [*heights], "from": known}
+
+
+def _histogram(row: dict[str, Any], edges: np.ndarray, top: float, title: str) -> alt.LayerChart:
+    zero = edges[0] / 10**0.5
+    every = math.ceil(math.log10(edges[-1] / edges[0]) / 5)
+    decades = [
+        10.0**d for d in range(round(math.log10(edges[0])), round(math.log10(edges[-1])) + 1)
+    ]
+    said = f"datum.value < {edges[0] / 2:.3g} ? '0' : format(datum.value, '~g')"
+    axis = alt.Axis(title="|γ| of a channel", values=[zero, *decades[::every]], labelExpr=said)
+    across = alt.Scale(type="log", domain=[edges[0] / 10**0.8, edges[-1]], nice=False)
+    up = alt.Scale(type="log", domain=[FLOOR, top], nice=False)
+    tens = [10**d for d in range(math.ceil(math.log10(top)))]
+    chart = alt.Chart(data([row])).transform_flatten(["left", "right", "count", "from"])
+    bars = chart.mark_bar(color=BLUE, stroke=None, binSpacing=0).encode(
+        alt.X("left:Q", axis=axis, scale=across),
+        alt.X2("right:Q"),
+        alt.Y("count:Q", title="channels", scale=up, axis=alt.Axis(values=tens)),
+        alt.Y2(datum=FLOOR),
+        tooltip=[*TIP, *COUNTS],
+    )
+    return alt.layer(bars, height=200, description=f"histogram of |γ|: {title}")
 
 
 def evolution(story: Story) -> Drawn:
-    """One layer's |gamma| over the epochs, a panel per lambda (at most three, the first seed)."""
-    first = [[chain[0]] for chain in story.chains if chain[0]["stage"] == "train"]
-    trainings = [chains[0][0] for chains in _by_lambda(first)]
+    """One layer's |gamma| over the epochs, a panel per training, of its first seed."""
+    known = _trainings(story)
+    names = labels([*known])
     drawn = []
-    for run in trainings:
-        if len(drawn) < 3 and (history := _history(run)) is not None:
-            drawn.append((run, *history))
+    for point, run in known.items():
+        if len(drawn) < PANELS // 2 and (history := _history(run)) is not None:
+            drawn.append((point, *history))
     if not drawn:
         return Drawn(
-            None, "No metrics.jsonl here has gammas: copy it with the runs, or train one anew."
+            [], "No metrics.jsonl here has gammas: copy it with the runs, or train one anew."
         )
-    with style(), matplotlib.rc_context({"axes.grid": False}):
-        figure, axes = panels(len(drawn), 3.2)
-        for panel, (run, layer, values, counted) in zip(axes, drawn, strict=True):
-            image = _layer(panel, values, counted)
-            panel.set_title(f"{title([run], story.alone)}\nlayer {layer}")
-            panel.set(xlabel="epoch", yticks=[])
-            panel.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
-        axes[0].set_ylabel("channels, the strongest on top")
-        bar = figure.colorbar(image, ax=axes, label="|γ| (no unit)", extend="both")
-        bar.set_ticks([0.001, 0.01, 0.1, 1], labels=["≤ 0.001", "0.01", "0.1", "1"])
-        bar.minorticks_off()
-    shown = [run["run"] for run, *_ in drawn]
-    missed = [run for run in trainings if run["run"] not in shown]
-    return Drawn(figure, left_out(_flat([run]) for run in missed))
+    panels = []
+    for point, layer, epochs, values in drawn:
+        title = f"{names[point]}: {layer}, {len(values)} channels"
+        panels.append(Panel(title, _layer(facts(point, names[point]), epochs, values, title)))
+    left = len(known) - len(drawn)
+    note = f"The first trainings that recorded it; {left} of {len(known)} aren't shown."
+    return Drawn(panels, note if left else "")
 
 
-def _layer(axes: Axes, values: np.ndarray, counted: bool):
-    """|gamma| of (channel, epoch), each epoch sorted if only counts were kept."""
-    if not counted:
-        values = values[np.argsort(-values[:, -1], kind="stable")]
-    epochs = values.shape[1]
-    return axes.imshow(
-        np.maximum(values, FAINT), norm=LogNorm(FAINT, 1), cmap="cividis", aspect="auto",
-        interpolation="nearest", extent=(0.5, epochs + 0.5, len(values), 0),
-    )  # fmt: skip
+def _layer(fact: dict[str, Any], epochs: list[int], values: np.ndarray, title: str):
+    """A line per channel, those with the largest |gamma| at the end first."""
+    ordered = values[np.argsort(-values[:, -1], kind="stable")]
+    columns = spread(range(len(epochs)), EPOCHS)
+    rows = [
+        {
+            **fact, "channel": line + 1, "epoch": [epochs[c] for c in columns],
+            "gamma": [float(ordered[line][c]) for c in columns],
+        }
+        for line in spread(range(len(ordered)), LINES)
+    ]  # fmt: skip
+    scale = alt.Scale(type="log", domain=[FAINT, 1], clamp=True, scheme="cividis")
+    legend = alt.Legend(title="|γ|", values=[0.001, 0.01, 0.1, 1], format="~g", gradientLength=180)
+    chart = alt.Chart(data(rows)).transform_flatten(["epoch", "gamma"])
+    boxes = chart.mark_rect(stroke=None).encode(
+        alt.X("epoch:O", title="epoch", axis=alt.Axis(labelOverlap=True, labelAngle=0)),
+        alt.Y(
+            "channel:O",
+            title="channels, by |γ| at the end",
+            axis=alt.Axis(labels=False, ticks=False),
+        ),
+        alt.Color("gamma:Q", scale=scale, legend=legend),
+        tooltip=[*TIP, "channel:O", "epoch:O", alt.Tooltip("gamma:Q", title="|γ|", format=".3g")],
+    )
+    alive = float((values[:, -1] >= 0.01).mean())
+    said = f"|γ| over the epochs, {title}, {100 * alive:.0f} % of them 0.01 or more at the end"
+    return alt.layer(boxes, height=230, description=said)
 
 
-def _history(run: dict[str, Any]) -> tuple[str, np.ndarray, bool] | None:
-    """(layer, |gamma| of (channel, epoch), whether these are counts spread out), or None."""
+def _history(run: Run) -> tuple[str, list[int], np.ndarray] | None:
+    """(layer, epochs, |gamma| of (channel, epoch)); older runs counted them, None: neither."""
     rows = metrics(run)
     if rows and all(row.get("gammas") for row in rows):
         values = np.abs(np.array([row["gammas"]["values"] for row in rows], dtype=float))
-        return str(rows[0]["gammas"]["layer"]), values.T, False
+        return str(rows[0]["gammas"]["layer"]), [row["epoch"] for row in rows], values.T
     rows = [row for row in rows if row.get("gamma_histogram")]
     if not rows:
         return None
@@ -156,27 +170,5 @@ def _history(run: dict[str, Any]) -> tuple[str, np.ndarray, bool] | None:
     inner = [math.sqrt(low * high) for low, high in zip(EDGES[1:], EDGES[2:-1])]
     middles = np.array([EDGES[1], *inner, EDGES[-2]])
     counts = [row["gamma_histogram"][layer] for row in rows]
-    return layer, np.array([np.repeat(middles, row)[::-1] for row in counts]).T, True
-
-
-def _values(run: dict[str, Any]) -> np.ndarray:
-    return np.abs(np.array([g for layer in (run.get("gammas") or {}).values() for g in layer]))
-
-
-def title(chain: Sequence[dict[str, Any]], alone: bool = False) -> str:
-    """ "λ 0.01, cut 50 %", under the network's name unless it is alone."""
-    share, limit = ratio(chain), target(chain)
-    parts = [f"λ {strength(chain):g}"]
-    parts += [f"cut {100 * share:g} %"] if share is not None else [f"{limit}"] if limit else []
-    parts += [method(chain)] if method(chain) != "slimming" else []
-    before = "" if alone else f"{network(chain[0])}, {chain[0]['dataset']}\n"
-    return before + ", ".join(parts)
-
-
-def _flat(chain: Chain) -> str:
-    return title(chain).replace("\n", ", ")
-
-
-def power(exponent: int) -> str:
-    """10⁻³"""
-    return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    values = np.array([np.repeat(middles, row)[::-1] for row in counts])
+    return layer, [row["epoch"] for row in rows], values.T

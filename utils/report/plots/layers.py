@@ -1,58 +1,106 @@
-"""What a cut left of each layer."""
+"""What a cut left of each layer: channels, and where runs recorded them parameters and MACs."""
 
 from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+import altair as alt
 
-from utils.report.plots.gammas import title
+from utils.report.label import labels
 from utils.report.plots.marks import (
     BLUE,
     GREY,
     PANELS,
+    TIP,
     Drawn,
-    left_out,
-    legend,
-    panels,
+    Panel,
+    Row,
+    data,
+    facts,
     spread,
-    style,
 )
 from utils.report.story import Story
+from utils.report.summary import Point
 
-Chain = list[dict[str, Any]]
-
-
-def widths(story: Story) -> Drawn:
-    """One panel per kind of cut, first seed: channels of each layer, kept (bar) of original."""
-    cuts: dict[str, Chain] = {}
-    for path in story.paths.values():
-        if path[-1]["stage"] == "prune" and path[-1].get("widths"):
-            name = title(path, story.alone)
-            if name not in cuts or path[-1]["seed"] < cuts[name][-1]["seed"]:
-                cuts[name] = path
-    shown = spread([*cuts], PANELS)
-    if not shown:
-        return Drawn(None, "Nothing was cut here: `python prune.py` does.")
-    with style():
-        figure, axes = panels(len(shown), 2.6, share=True)
-        for panel, name in zip(axes, shown, strict=True):
-            _widths(panel, cuts[name][-1], name)
-        figure.supxlabel("layer (BatchNorms, from input to output)", fontsize=11)
-        figure.supylabel("channels", fontsize=11)
-        legend(figure, axes)
-    return Drawn(figure, left_out(name.replace("\n", ", ") for name in cuts if name not in shown))
+COSTS = {"params": "parameters", "macs": "MACs"}
+Counts = dict[str, tuple[float, float]]  # {layer: (before, after)}
 
 
-def _widths(axes: Axes, run: dict[str, Any], name: str) -> None:
-    kept, total = zip(*run["widths"].values(), strict=True)
-    layers = range(1, len(total) + 1)
-    # Outlines of neighbours in a network of 100 layers would hide the bars.
-    line = 1.2 if len(total) <= 40 else 0.4
-    axes.bar(layers, total, color="none", edgecolor=GREY, linewidth=line, label="before the cut")
-    axes.bar(layers, kept, color=BLUE, label="after it")
-    # The count of the result: where BatchNorms are cut together, bars would add up to more.
-    channels = run["channels"]
-    axes.set_title(f"{name}\n{channels['kept']:,} of {channels['total']:,} stay", fontsize=10)
-    axes.set_xlim(0.3, len(total) + 0.7)
-    axes.grid(False, axis="x")
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
+def layers(story: Story) -> Drawn:
+    """Of each kind of cut the first seed: what was there (outline), what is left (filled)."""
+    cuts: dict[str, Point] = {}
+    for point in story.points:
+        if point["stage"] == "prune":
+            cuts.setdefault(_first(point), point)
+    cuts = {run: point for run, point in cuts.items() if story.by_name[run].get("widths")}
+    if not cuts:
+        return Drawn([], "Nothing was cut here: `python prune.py` does.")
+    names = labels([*cuts.values()])
+    found = {run: _measured(story, run) for run in cuts}
+    shown = spread([*cuts], PANELS // max(map(len, found.values())))
+    panels = [
+        panel
+        for run in shown
+        for panel in _panels(cuts[run], names[cuts[run]], found[run], story.by_name[run])
+    ]
+    notes = (
+        [f"{len(shown)} of {len(cuts)} kinds of cut, evenly chosen"]
+        if len(shown) < len(cuts)
+        else []
+    )
+    free = [run for run in shown if cuts[run].settings.get("prune: scope", "global") == "global"]
+    if free:
+        every = "" if len(free) == len(shown) else "where channels were ranked globally, "
+        notes.append(f"{every}how much each layer keeps came out of training: nobody set it")
+    return Drawn(panels, ". ".join(note[0].upper() + note[1:] for note in notes))
+
+
+def _first(point: Point) -> str:
+    return min(point.rows, key=lambda row: row["seed"])["run"]
+
+
+def _measured(story: Story, run: str) -> dict[str, Counts]:
+    """{"channels": ..., "parameters": ..., "MACs": ...}, as far as they were recorded."""
+    cut, before = story.by_name[run], story.paths[run][0]
+    found = {"channels": {name: (total, kept) for name, (kept, total) in cut["widths"].items()}}
+    was, now = before.get("layers") or {}, cut.get("layers") or {}
+    for key, called in COSTS.items():
+        both = {name: (own[key], now.get(name, {}).get(key, 0)) for name, own in was.items()}
+        if both and now:
+            found[called] = {name: own for name, own in both.items() if own[0]}
+    return found
+
+
+def _panels(point: Point, name: str, found: dict[str, Counts], run: dict[str, Any]) -> list[Panel]:
+    totals = {
+        called: [sum(own) for own in zip(*counts.values())] for called, counts in found.items()
+    }
+    # Where BatchNorms are cut together, channels would add up to more.
+    totals["channels"] = [run["channels"]["total"], run["channels"]["kept"]]
+    panels = []
+    for called, counts in found.items():
+        before, after = totals[called]
+        title = f"{name}: {after:,} of {before:,} {called} stay"
+        panels.append(Panel(title, _bars(facts(point, name), called, counts, title)))
+    return panels
+
+
+def _bars(fact: Row, called: str, counts: Counts, title: str) -> alt.LayerChart:
+    before, after = zip(*counts.values(), strict=True)
+    row = {
+        **fact, "place": [*range(1, len(counts) + 1)], "layer": [*counts], "before": [*before],
+        "after": [*after],
+    }  # fmt: skip
+    chart = alt.Chart().transform_flatten(["place", "layer", "before", "after"])
+    axis = alt.Axis(labelOverlap=True, labelAngle=0)
+    tips = [
+        *TIP,
+        "layer:N",
+        alt.Tooltip("before:Q", format=","),
+        alt.Tooltip("after:Q", format=","),
+    ]
+    chart = chart.encode(
+        alt.X("place:O", title="layer, from input to output", axis=axis), tooltip=tips
+    )
+    up = alt.Y("before:Q", title=called, axis=alt.Axis(format="~s", tickCount=5))
+    outline = chart.mark_bar(fillOpacity=0, stroke=GREY, strokeWidth=1.2).encode(up)
+    filled = chart.mark_bar(color=BLUE).encode(alt.Y("after:Q"))
+    return alt.layer(outline, filled, data=data([row]), height=200, description=title)

@@ -1,149 +1,222 @@
-"""What all plots share: their looks, and how they become files and SVG.
+"""What all charts share: their looks, what a mark says of its network, the page's JSON, files.
 
-Each plot is a function `(story) -> Drawn`; `page.py` lists them in their order. Colours are
-Okabe and Ito's, told apart by every kind of colour vision.
+Each plot is a function `(story) -> Drawn`. A colour is a name of `page/charts.css`, as a CSS
+variable: the page's themes choose it, files have the light one.
 """
 
-import io
+import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from zlib import crc32
 
-import matplotlib
+import altair as alt
+import vl_convert
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-matplotlib.use("Agg")
-BLACK, GREY, GRID, GAP = "#1A1A1A", "#8C8C8C", "#D8D8D8", "#FEFEFD"
-BLUE, RED, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-SKY, ORANGE = "#56B4E9", "#E69F00"
-SERIES = (BLUE, RED, GREEN, PINK, ORANGE, SKY)
-# In a page the two themes choose; the names are those of page.css.
-THEMED = {
-    BLACK: "currentColor", GAP: "var(--card)", GRID: "var(--grid)", GREY: "var(--grey)",
-    BLUE: "var(--blue)", RED: "var(--red)", GREEN: "var(--green)", PINK: "var(--pink)",
-    SKY: "var(--sky)", ORANGE: "var(--orange)",
-}  # fmt: skip
-MARKERS = ("o", "s", "^", "D", "v", "P")
+from utils.report.label import common, goal, labels, uncut
+from utils.report.story import Story
+from utils.report.summary import Point
+from utils.runs.units import si
+
+Row = dict[str, Any]
 PANELS = 6
-STYLE = {
-    "font.size": 11,
-    "axes.titlesize": 11,
-    "axes.labelsize": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.linewidth": 1,
-    "grid.linewidth": 0.8,
-    "grid.color": GRID,
-    "lines.linewidth": 2,
-    "lines.markersize": 6,
-    "legend.frameon": False,
-    "figure.dpi": 150,
-    "figure.constrained_layout.use": True,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "network slimming",
-    "pdf.fonttype": 42,
-    "text.parse_math": False,  # a run may have dollars in its name
-    **dict.fromkeys(
-        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), BLACK
-    ),
-}
+NAMES = ("ink", "rule", "paper", "grey", "blue", "red", "green", "pink", "sky", "orange")
+INK, RULE, PAPER, GREY, BLUE, RED, GREEN, PINK, SKY, ORANGE = (f"var(--{name})" for name in NAMES)
+SERIES = (BLUE, RED, GREEN, PINK, ORANGE, SKY)
+CSS = Path(__file__).parents[1] / "page" / "charts.css"
+STAR = "M0,-1L.24,-.33L.95,-.31L.38,.12L.59,.81L0,.4L-.59,.81L-.38,.12L-.95,-.31L-.24,-.33Z"
+SAIL = "M-0.9,-0.9L0.9,0L-0.9,0.9Z"
+HOUSE = "M0,-0.95L0.9,-0.3L0.56,0.77L-0.56,0.77L-0.9,-0.3Z"
+# One look for a method on every page; one's own methods get one by their name.
+LOOKS = {"slimming": (BLUE, "circle"), "l1_norm": (RED, "cross"), "random": (PINK, HOUSE)}
+LOOKS |= {"uniform": (GREEN, SAIL)}
+OWN = [(colour, shape) for shape in (SAIL, HOUSE, "cross") for colour in (ORANGE, SKY)]
+TIP = [
+    alt.Tooltip("name:N", title="network"),
+    alt.Tooltip("accuracy:N", title="test accuracy"),
+    alt.Tooltip("val:N", title="validation"),
+    alt.Tooltip("params:N", title="parameters"),
+    alt.Tooltip("macs:N", title="MACs"),
+]
+AXIS = {"labelColor": INK, "titleColor": INK, "gridColor": RULE, "domainColor": GREY}
+AXIS |= {"tickColor": GREY, "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"}
+LEGEND = {"labelColor": INK, "titleColor": INK, "orient": "bottom", "columns": 1}
+LEGEND |= {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"}
+THEME = {
+    "background": "transparent", "font": "sans-serif", "view": {"stroke": None}, "axis": AXIS,
+    "legend": {**LEGEND, "labelLimit": 320}, "lineBreak": "\n", "text": {"color": INK},
+}  # fmt: skip
+# What the page's controls (charts.js) set, and which marks are shown then.
+FILTER = [{"name": "text", "value": ""}, *({"name": n, "value": []} for n in ("method", "penalty"))]
+SHOWN = "(!text || indexof(lower(datum.name + ' ' + datum.run), text) >= 0)" + "".join(
+    f" && (!length({name}) || indexof({name}, datum.{name}) >= 0)" for name in ("method", "penalty")
+)
+
+
+class Panel(NamedTuple):
+    title: str
+    chart: alt.Chart | alt.LayerChart
+    wide: bool = False  # as wide as the page
 
 
 class Drawn(NamedTuple):
-    """A plot, or what is missing for it; and what didn't fit into it."""
+    """A plot; or no panel, and what would make one. The note also says what isn't shown."""
 
-    figure: Figure | None
+    panels: list[Panel]
     note: str = ""
 
 
-@contextmanager
-def style() -> Iterator[None]:
-    with matplotlib.rc_context(STYLE):
-        yield
+def facts(point: Point, name: str) -> Row:
+    """What a mark says of its network.
+
+    Args:
+        name: of `labels`, among what is shown.
+    """
+    seeds = f" ({point.n} seed{'s' if point.n > 1 else ''})"
+    return {
+        "name": name, "method": method(point), "penalty": penalty(point), "run": point["run"],
+        "accuracy": f"{point.percent()} %{seeds}", "params": si(point.mean("params")),
+        "val": "-" if point.mean("val") is None else f"{point.percent('val')} %",
+        "macs": si(point.mean("macs")),
+    }  # fmt: skip
 
 
-def panels(number: int, height: float = 3.0, share: bool | str = False) -> tuple:
-    """(figure, axes): `number` panels in as many columns as are readable."""
-    columns = 1 if number == 1 else 2 if number in (2, 4) else 3
-    lines = math.ceil(number / columns)
-    figure = Figure(figsize=(8, height * lines + 0.5))
-    grid = figure.subplots(lines, columns, squeeze=False, sharey=share).flatten()
-    for spare in grid[number:]:
-        spare.remove()
-    return figure, list(grid[:number])
+def method(point: Point) -> str:
+    return "uncut" if uncut(point) else point["method"]
 
 
-def legend(figure: Figure, axes: Sequence[Axes], columns: int = 4) -> None:
-    """One legend for all panels, above them: it can't cover any data."""
-    entries = {
-        label: handle
-        for panel in axes
-        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
-    }
-    if entries:
-        figure.legend(
-            entries.values(), entries.keys(), loc="outside upper center",
-            ncols=min(columns, len(entries)),
-        )  # fmt: skip
+def penalty(point: Point) -> str:
+    return f"λ {point['lambda']:g}" if point["lambda"] else "no penalty"
 
 
-def spread(names: Sequence[str], most: int) -> list[str]:
-    """At most so many of them, evenly over the whole list: not only the mildest cuts."""
-    if len(names) <= most:
-        return list(names)
-    return [names[round(k * (len(names) - 1) / (most - 1))] for k in range(most)]
+def look(name: str) -> tuple[str, str]:
+    """(colour, shape) of a method."""
+    return LOOKS.get(name) or OWN[crc32(name.encode()) % len(OWN)]
 
 
-def left_out(names: Iterable[str], most: int = 8) -> str:
-    """ "Not shown: a, b." or "" """
-    names = list(dict.fromkeys(names))
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"Not shown: {'; '.join(names[:most])}{more}." if names else ""
+def choices(story: Story) -> dict[str, list[str]]:
+    """What the page's filter offers: {"method": [...], "penalty": [...]}."""
+    ends = [line.end for line in story.lines]
+    ordered = sorted(ends, key=lambda point: point["lambda"])
+    methods = sorted({method(point) for point in ends})
+    return {"method": methods, "penalty": [*dict.fromkeys(map(penalty, ordered))]}
 
 
-def _shorter(attribute: re.Match) -> str:
-    """Coordinates to a hundredth of a point; what is text stays."""
-    name, value = attribute.groups()
-    if name in ("d", "x", "y", "points", "transform", "width", "height"):
-        value = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", value)
-    return f'{name}="{value}"'
+def titles(several: Sequence[Sequence[Point]]) -> list[str]:
+    """What the points of each panel share; where panels share all of it, what tells them apart."""
+    said = [common(points) for points in several]
+    apart = labels([points[0] for points in several])
+    return [
+        text if said.count(text) == 1 else f"{text}, {apart[points[0]]}"
+        for text, points in zip(said, several, strict=True)
+    ]
 
 
-def save(figure: Figure, path: Path) -> None:
-    """As the suffix says: .png, .svg or .pdf."""
-    dates = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}[path.suffix]
-    with style():
-        figure.savefig(path, metadata=dates)
+def but_goal(name: str, point: Point) -> str:
+    """A label without what the cut was asked for, where an axis says it."""
+    return ", ".join(part for part in name.split(", ") if part != goal(point))
 
 
-def svg(figure: Figure, name: str, label: str) -> Markup:
-    """An <svg> for the middle of a page: in the page's font and colours, without foreign names."""
-    file = io.StringIO()
-    with style():
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    text = file.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.S)
-    text = re.sub(r"font-family: [^;\"]*; ?", "", text).replace("xlink:href", "href")
-    text = re.sub(r" transform=\"rotate\(-0 [^)]*\)\"", "", text)
-    text = re.sub(r"(?<= )([a-z0-9]+)=\"([^\"]*)\"", _shorter, text)
-    text = re.sub(r"\s*\n\s*", " ", text)
-    # Names are the page's, not the plot's: keep only those that are used, as our own.
-    used = set(re.findall(r"(?:href=\"#|url\(#)([^\")]+)", text))
-    text = re.sub(
-        r" id=\"([^\"]*)\"", lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", text
+def capped(found: Sequence, what: str, most: int = PANELS) -> tuple[list, str]:
+    """The first of them, and a note on the others."""
+    if len(found) <= most:
+        return [*found], ""
+    return [*found[:most]], (
+        f"The first {most} of {len(found)} {what}: `python report.py only=TEXT` shows others."
     )
-    text = re.sub(r"(href=\"#|url\(#)", rf"\g<1>{name}-", text)
-    for colour, themed in THEMED.items():
-        text = re.sub(colour, themed, text, flags=re.I)
-    size = re.search(r'viewBox="[^"]*"', text)[0]
-    inside = text[text.index(">") + 1 :].strip()
-    head = '<svg class="plot" {} role="img" aria-label="{}">{}'
-    return Markup(head).format(Markup(size), label, Markup(inside))
+
+
+def spread(found: Sequence, most: int) -> list:
+    """At most so many of them, evenly from the first to the last."""
+    if len(found) <= most:
+        return [*found]
+    return [found[round(i * (len(found) - 1) / max(1, most - 1))] for i in range(most)]
+
+
+def data(rows: Iterable[Row]) -> alt.Data:
+    """Rows for a chart: six digits, and nothing that JSON doesn't know."""
+    return alt.Data(values=[_plain(row) for row in rows])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(own) for key, own in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(own) for own in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
+
+
+def within(*values: float, pad: float = 0.06, least: float = 0.2) -> list[float]:
+    """The domain of an axis on which all of these lie."""
+    low, high = min(values), max(values)
+    room = max(pad * (high - low), least)
+    return [low - room, high + room]
+
+
+def spec(chart: alt.Chart | alt.LayerChart) -> Row:
+    """Vega-Lite for the page: as wide as its place, and with the page's filter."""
+    made = chart.properties(width="container").to_dict()
+    return {
+        **made,
+        "config": THEME,
+        "params": [*made.get("params", []), *FILTER],
+        "transform": [{"filter": SHOWN}, *made.get("transform", [])],
+    }
+
+
+def charts_json(drawn: Mapping[str, Drawn]) -> Markup:
+    """{"cost-0": its spec, ...}, for the middle of a <script>."""
+    specs = {
+        f"{name}-{number}": spec(panel.chart)
+        for name, plot in drawn.items()
+        for number, panel in enumerate(plot.panels)
+    }
+    text = json.dumps(specs, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c"))
+
+
+def save(drawn: Drawn, path: Path) -> None:
+    """All panels as one picture, as the suffix says: .png, .svg or .pdf."""
+    wide = any(panel.wide for panel in drawn.panels)
+    columns = 1 if wide else 2 if len(drawn.panels) in (2, 4) else 3
+    views = [
+        panel.chart.properties(
+            width=640 if wide else 330,
+            title=alt.TitleParams(textwrap.wrap(panel.title, 90 if wide else 48), anchor="start"),
+        )
+        for panel in drawn.panels
+    ]
+    made = alt.concat(*views, columns=columns).resolve_scale(
+        color="independent",
+        shape="independent",
+        stroke="independent",
+        fill="independent",
+        strokeDash="independent",
+    )
+    whole = {**made.to_dict(), "config": {**THEME, "background": "white"}}
+    light = colours()
+    text = re.sub(r"var\(--(\w+)\)", lambda found: light[found[1]], json.dumps(whole))
+    convert = getattr(vl_convert, f"vegalite_to_{path.suffix[1:]}")
+    more = {"scale": 2} if path.suffix == ".png" else {}
+    picture = convert(text, allowed_base_urls=[], **more)
+    path.write_bytes(picture.encode() if isinstance(picture, str) else picture)
+
+
+@cache
+def colours() -> dict[str, str]:
+    """{"blue": "#0072b2", ...} on white."""
+    light, _, _ = CSS.read_text("utf-8").partition("@media")
+    return dict(re.findall(r"--(\w+): (#\w{6})", light))
+
+
+@cache
+def bundle() -> str:
+    """Vega, Vega-Lite and vega-embed as one script, for a page that loads nothing."""
+    return vl_convert.javascript_bundle().replace("</script", "<\\/script")

@@ -1,0 +1,127 @@
+"""How the trainings went, epoch by epoch: a line per network, a band over its seeds."""
+
+from collections.abc import Sequence
+
+import altair as alt
+import numpy as np
+
+from utils.report.label import labels, regime
+from utils.report.plots.marks import (
+    BLUE,
+    PANELS,
+    SERIES,
+    TIP,
+    Drawn,
+    Panel,
+    Row,
+    data,
+    facts,
+    spread,
+    titles,
+)
+from utils.report.story import Story
+from utils.report.summary import Point
+from utils.runs.results import metrics
+
+COLUMNS = {"train/loss", "train/accuracy"}
+TOLD = 8  # more can't be told apart by colours
+LINES, EPOCHS = 60, 60  # of a panel: the page has to stay small
+Metrics = list[list[dict]]  # the rows of each seed
+
+
+def curves(story: Story) -> Drawn:
+    """Loss on the training images and accuracy, of trainings and of fine-tunings."""
+    found: dict[tuple[str, str], list[Point]] = {}
+    for point in story.points:
+        if point["stage"] != "prune":
+            found.setdefault((point["stage"], regime(point)), []).append(point)
+    panels, notes, left = [], [], 0
+    for (stage, _), title, points in zip(found, titles([*found.values()]), found.values()):
+        if len(panels) == PANELS:
+            left += len(points)
+            continue
+        chosen = spread(points, LINES)
+        read = {point: _read(story, point) for point in chosen}
+        known = {point: seeds for point, seeds in read.items() if seeds}
+        if known:
+            panels += _pair(f"{title}: {_CALLED[stage]}", known)
+            missed = len(points) - len(known)
+            notes += (
+                [f"{title}, {_CALLED[stage]}: {missed} of {len(points)} aren't shown"]
+                if missed
+                else []
+            )
+    if not panels:
+        return Drawn([], "There is no metrics.jsonl beside these results: copy it with the runs.")
+    notes += [f"{left} networks of further trainings aren't shown"] if left else []
+    return Drawn(panels, "; ".join(notes))
+
+
+_CALLED = {"train": "training", "finetune": "fine-tuning"}
+
+
+def _read(story: Story, point: Point) -> Metrics | None:
+    """None unless every seed has rows with all that is drawn."""
+    seeds = [metrics(story.by_name[row["run"]]) for row in point.rows]
+    whole = all(seeds) and all(row.keys() >= COLUMNS for rows in seeds for row in rows)
+    return seeds if whole else None
+
+
+def _pair(title: str, known: dict[Point, Metrics]) -> list[Panel]:
+    every = [row for seeds in known.values() for rows in seeds for row in rows]
+    which = "val" if all(row.get("val/accuracy") is not None for row in every) else "train"
+    of = "validation" if which == "val" else "training"
+    names = labels([*known])
+    shown = (
+        ("loss on training images", "train/loss", 1, "log"),
+        (f"{of} accuracy in %", f"{which}/accuracy", 100, "linear"),
+    )
+    return [
+        Panel(f"{title}, {said.removesuffix(' in %')}", _panel(rows, said, scale))
+        for said, column, times, scale in shown
+        if (rows := [_row(point, names[point], known[point], column, times) for point in known])
+    ]
+
+
+def _row(point: Point, name: str, seeds: Metrics, column: str, times: float) -> Row:
+    epochs = min(map(len, seeds))
+    values = [[row.get(column) for row in rows[:epochs]] for rows in seeds]
+    values = times * np.array(values, dtype=float)
+    at = spread(range(epochs), EPOCHS)
+    return {
+        **facts(point, name), "epoch": [seeds[0][i]["epoch"] for i in at],
+        "mean": values.mean(0)[at].tolist(), "low": values.min(0)[at].tolist(),
+        "high": values.max(0)[at].tolist(),
+    }  # fmt: skip
+
+
+def _panel(rows: Sequence[Row], said: str, scale: str) -> alt.LayerChart:
+    names = [row["name"] for row in rows]
+    many = len(names) > TOLD
+    hue = alt.value(BLUE)
+    if not many:
+        hue = alt.Color("name:N", scale=alt.Scale(domain=names, range=[*SERIES]), title=None)
+    dash = alt.value([1, 0])
+    if not many:
+        dashes = [[1, 0] if i < len(SERIES) else [5, 3] for i in range(len(names))]
+        dash = alt.StrokeDash("name:N", scale=alt.Scale(domain=names, range=dashes), title=None)
+    up = alt.Scale(type=scale, zero=False, nice=False, padding=6)
+    chart = alt.Chart().transform_flatten(["epoch", "mean", "low", "high"]).encode(
+        alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1)),
+        alt.Y("mean:Q", title=said, scale=up, axis=alt.Axis(format="~g", tickCount=5)),
+        color=hue,
+        detail="name:N",
+    )  # fmt: skip
+    band = chart.mark_area(opacity=0.15 if not many else 1 / len(names))
+    band = band.encode(alt.Y("low:Q"), alt.Y2("high:Q"))
+    lines = chart.mark_line(strokeWidth=1.8, opacity=max(0.25, min(1, 6 / len(names)))).encode(
+        strokeDash=dash
+    )
+    # Wide and unseen: what a pointer finds.
+    hover = chart.mark_line(strokeWidth=9, strokeOpacity=0).encode(tooltip=TIP)
+    ends = [f"{row['name']} {row['mean'][-1]:.4g}" for row in rows[:TOLD]]
+    more = f" and {len(rows) - TOLD} more" if many else ""
+    return alt.layer(
+        band, lines, hover.properties(name="hover"), data=data(rows), height=240,
+        description=f"{said}, at the end: {', '.join(ends)}{more}",
+    )  # fmt: skip

@@ -1,0 +1,138 @@
+"""Accuracy of a sweep: a row per way to make networks small, a column per goal, the knee framed."""
+
+from collections.abc import Sequence
+
+import altair as alt
+
+from utils.report.knee import Sweep
+from utils.report.label import TRAINING, family, goal, together, uncut
+from utils.report.plots.marks import (
+    RED,
+    TIP,
+    Drawn,
+    Panel,
+    but_goal,
+    capped,
+    data,
+    facts,
+    penalty,
+)
+from utils.report.story import Story
+from utils.report.summary import Point
+
+BELOW = 10  # points; what is further below the best gets the darkest colour
+MISSING = (
+    "There is no sweep here yet. `python pipeline.py -m method.strength=0.005,0.015 "
+    "ratio=0.3,0.5,0.7 data.val_size=200` makes one."
+)
+Cell = tuple[str, str, Point]  # row, column, the one network in it
+
+
+def grid(story: Story) -> Drawn:
+    if not story.sweeps:
+        return Drawn([], MISSING)
+    shown, note = capped(story.sweeps, "sweeps")
+    return Drawn([Panel(sweep.title, _grid(sweep), wide=True) for sweep in shown], note)
+
+
+def cells(sweep: Sweep) -> list[Cell]:
+    """Each network by all but its goal, and by its goal; an uncut one in each row it became."""
+    rows: dict[str, dict[str, Point]] = {}
+    for members in family(sweep.cuts, "goal").values():
+        lines: list[dict[str, Point]] = []
+        for point in members:  # those of one goal don't fit into one row
+            line = next((line for line in lines if goal(point) not in line), None)
+            if line is None:
+                lines.append(line := {})
+            line[goal(point)] = point
+        for line in lines:
+            rows[_row_name([*line.values()], sweep, rows)] = line
+    for point in sweep.uncut:
+        own = [line for line in rows.values() if _from(point, line)]
+        for line in own or [rows.setdefault(_row_name([point], sweep, rows), {})]:
+            line["uncut"] = point
+    return [(row, column, point) for row, line in rows.items() for column, point in line.items()]
+
+
+def _from(point: Point, line: dict[str, Point]) -> bool:
+    training = together(point, *TRAINING[1:])
+    cuts = [cut for cut in line.values() if not uncut(cut)]
+    return bool(cuts) and together(cuts[0], *TRAINING[1:]) == training
+
+
+def _row_name(points: Sequence[Point], sweep: Sweep, taken: dict) -> str:
+    name = but_goal(sweep.names[points[0]], points[0]) or penalty(points[0])
+    return f"{name}, {points[0]['run']}" if name in taken else name
+
+
+def _in_order(point: Point) -> tuple:
+    """Uncut, then more and more cut: shares removed upward, what stays downward."""
+    if uncut(point):
+        return (0,)
+    if point["target"] is None:
+        return (1, point["ratio"])
+    return (1, *(-float(limit.rpartition(" ")[2]) for limit in point["target"].split(", ")))
+
+
+def ticks(points: Sequence[Point]) -> tuple[dict[str, str], str]:
+    """({goal: what its column is called}, what the columns are)."""
+    goals = list(dict.fromkeys(goal(point) for point in sorted(points, key=_in_order)))
+    kinds = {name.partition(" % of ")[2] for name in goals if name != "uncut"}
+    (kind, *more), verb = kinds, "cut" if points[-1]["target"] is None else "kept"
+    if more or not kind or " and " in kind:
+        return {name: name for name in goals}, "goal of the cut"
+    action = "cut: share of channels removed" if verb == "cut" else f"kept: share of {kind}"
+    short = {name: f"{name.partition(' ')[2].partition(' % of ')[0]} %" for name in goals}
+    return {**short, **({"uncut": "uncut"} if "uncut" in goals else {})}, action
+
+
+def _grid(sweep: Sweep) -> alt.LayerChart:
+    found = cells(sweep)
+    known = all(point.mean("val") is not None for _, _, point in found)
+    which, called = ("val", "validation") if known else ("test", "test")
+    values = [100 * point.mean(which) for _, _, point in found]
+    top = max(values)
+    low = max(min(values), top - BELOW)
+    names, title = ticks([*sweep.uncut, *sweep.cuts])
+    knee = sweep.knee.point if sweep.knee else None
+    rows = [
+        {
+            **facts(point, sweep.names[point]), "row": row, "column": names[column],
+            "value": value, "text": f"{value:.1f}", "knee": point is knee,
+            "dark": value < low + 0.55 * (top - low),
+        }
+        for (row, column, point), value in zip(found, values, strict=True)
+    ]  # fmt: skip
+    lines = {row: row.count(", ") + 1 for row, _, _ in found}
+    across = alt.Axis(title=title, labelAngle=0, labelLimit=90, domain=False, ticks=False)
+    down = alt.Axis(
+        title=None,
+        labelExpr="split(datum.label, ', ')",
+        labelLimit=130,
+        domain=False,
+        ticks=False,
+        labelOffset=-7 * (max(lines.values()) - 1),
+    )
+    gaps = alt.Scale(paddingInner=0.05, paddingOuter=0.03)
+    chart = alt.Chart(data(rows)).encode(
+        alt.X("column:N", sort=[*names.values()], axis=across, scale=gaps),
+        alt.Y("row:N", sort=[*lines], axis=down, scale=gaps),
+        tooltip=TIP,
+    )
+    scale = alt.Scale(
+        scheme="cividis", clamp=True, domain=[low, top] if low < top else [low - 1, top]
+    )
+    bar = alt.Legend(title=f"{called} accuracy in %", gradientLength=180, direction="horizontal")
+    boxes = chart.mark_rect(cornerRadius=3).encode(alt.Color("value:Q", scale=scale, legend=bar))
+    frame = chart.mark_rect(fillOpacity=0, stroke=RED, strokeWidth=4, cornerRadius=3)
+    words = chart.mark_text(fontSize=13).encode(
+        text="text:N",
+        color=alt.when("datum.dark").then(alt.value("white")).otherwise(alt.value("black")),
+    )
+    said = f"{called} accuracy from {min(values):.1f} to {top:.1f} %"
+    said += f"; suggested: {sweep.names[knee]}" if knee else "; no suggestion"
+    return alt.layer(
+        boxes, frame.transform_filter("datum.knee"), words,
+        height=sum(max(34, 15 * own + 6) for own in lines.values()),
+        description=f"{sweep.title}: {len(rows)} networks, {said}",
+    )  # fmt: skip
