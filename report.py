@@ -5,9 +5,9 @@
     python report.py figures=pdf            # the plots as files, for a paper
     python report.py table=1a               # a table of the paper, ours beside it
 
-Writes report/ beside the runs, or to=FOLDER: index.html, report.md, summary.csv and .tex (means over
-seeds), contests.tex, table.csv and report.json (every run and step). Only result.json and metrics.jsonl are read (and model.pt, to time it):
-nothing is computed anew.
+Writes report/ beside the runs, or to=FOLDER: index.html, report.md, summary.csv and .tex (means
+over seeds), contests.tex, table.csv and report.json (every run and step). Only result.json and
+metrics.jsonl are read (and model.pt, to time it): nothing is computed anew.
 """
 
 from utils.cli.script import begin, script
@@ -52,7 +52,7 @@ def report(cfg) -> Path:
         "report.json": json.dumps(story.rows, indent=1) + "\n",
         "summary.csv": tables.means(story).csv(),
         "summary.tex": _latex(tables.results(story), "networks"),
-        "contests.tex": _latex(map(tables.contest, story.contests), "contest"),
+        "contests.tex": _latex(tables.contests(story), "contest"),
         "report.md": page.markdown(story, pictures),
         "index.html": page.page(story, drawn),
     }
@@ -91,7 +91,7 @@ def _pictures(drawn: Mapping[str, Drawn], folder: Path, kind: str | None) -> dic
 def _print(story: Story) -> None:
     """Means over seeds, and what became of each contest; long ones are in the files."""
     console = render.console()
-    made = [*tables.results(story), *map(tables.contest, story.contests)]
+    made = [*tables.results(story), *tables.contests(story)]
     lines = 0
     for one in made:
         lines += len(one.body)

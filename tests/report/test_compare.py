@@ -73,7 +73,7 @@ def test_each_is_compared_with_what_it_should_be(contest):
 
 
 def test_the_table_has_the_numbers_of_the_results(runs, contest):
-    made = tables.contest(contest)
+    (made,) = tables.contests(read(runs))
     lines = {row[0]: dict(zip(made.names, row, strict=True)) for row in made.body}
     accuracy = {
         (said["method"], said["seed"]): 100 * said["accuracy"]["test"]
@@ -153,7 +153,8 @@ def test_every_pair_has_the_same_schedule():
 
 def test_the_report_shows_it_as_a_plot_and_in_numbers(runs, contest):
     written = report(config("report", f"runs_dir={runs}"))
-    assert tables.contest(contest).markdown() in written.read_text()
+    (made,) = tables.contests(read(runs))
+    assert made.markdown() in written.read_text()
     html = (runs / "report" / "index.html").read_text()
     assert '<section id="compare">' in html and "keep 50 % MACs" in html
     tex = (runs / "report" / "contests.tex").read_text()

@@ -65,7 +65,7 @@ def test_methods_and_schedules_and_repairs_have_names_of_their_own():
     ))  # fmt: skip
     names = [*told.names.values()]
     assert len({*names}) == len(names) == 10
-    assert "uniform, keep 20 % parameters, fine-tuned, 9 epochs" in names
+    assert "uniform, keep 20 % parameters, 9 epochs of fine-tuning" in names
     assert "l1_norm, keep 20 % parameters, scratch-E" in names
 
 
@@ -109,7 +109,8 @@ def test_a_title_and_the_names_below_it_say_everything_once():
     told = story(chain(0, {}, {"ratio": 0.3}), chain(0, {}, {"ratio": 0.5}))
     ends = [line.end for line in told.lines]
     assert (
-        common(ends) == "vgg11-w0.25 on digits, fast recipe, λ 0.01, slimming, fine-tuned, 1 epoch"
+        common(ends)
+        == "vgg11-w0.25 on digits, fast recipe, λ 0.01, slimming, 1 epoch of fine-tuning"
     )
     assert [*labels(ends).values()] == ["uncut", "cut 30 % channels", "cut 50 % channels"]
 

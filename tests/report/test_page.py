@@ -242,11 +242,11 @@ def test_the_knee_is_the_cheapest_cut_within_one_standard_error_of_the_best():
 def test_the_test_set_has_no_say_in_the_knee():
     runs = [made_up(0.01, None, 0.9), made_up(0.01, 0.3, 0.9), made_up(0.01, 0.5, 0.9)]
     before = suggestion(runs).point["run"]
-    for run in runs:
-        run["accuracy"]["test"] = 1 - (run["ratio"] or 0)
+    for one in runs:
+        one["accuracy"]["test"] = 1 - (one["ratio"] or 0)
     assert suggestion(runs).point["run"] == before
-    for run in runs:
-        run["accuracy"]["val"] = None
+    for one in runs:
+        one["accuracy"]["val"] = None
     assert suggestion(runs) is None
 
 
@@ -293,17 +293,17 @@ def test_other_kinds_of_files_are_refused(runs):
 
 
 def test_half_written_and_foreign_metrics_are_named_and_passed_over(runs, tmp_path, capsys):
-    run = next(run for run in results.find_runs(runs) if run["stage"] == "train")
-    whole = (Path(run["folder"]) / "metrics.jsonl").read_text()
-    run["folder"] = str(tmp_path)
-    assert results.metrics(run) == []
+    one = next(one for one in results.find_runs(runs) if one["stage"] == "train")
+    whole = (Path(one["folder"]) / "metrics.jsonl").read_text()
+    one["folder"] = str(tmp_path)
+    assert results.metrics(one) == []
     for text, rows_left in ((whole, 2), (whole[:-20], 1), ('["x"]\n', 0), ('{"x": 1}\n', 0)):
         (tmp_path / "metrics.jsonl").write_text(text)
-        assert len(results.metrics(run)) == rows_left
+        assert len(results.metrics(one)) == rows_left
         said = capsys.readouterr().err
         assert ("metrics.jsonl is broken from line" in said) == (text != whole)
     (tmp_path / "metrics.jsonl").write_bytes(b"\xff\xfe")
-    assert results.metrics(run) == [] and "can't be read" in capsys.readouterr().err
+    assert results.metrics(one) == [] and "can't be read" in capsys.readouterr().err
 
 
 def test_a_page_can_be_made_of_runs_with_broken_metrics(runs, tmp_path):

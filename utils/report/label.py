@@ -76,7 +76,7 @@ def labels(points: Sequence[Point]) -> dict[Point, str]:
     shown = [name for name in PARTS if len(_values(told, name)) > 1]
     said: dict[str, list[Point]] = {}
     for point, own in told.items():
-        text = ", ".join(own[name] for name in shown if own[name])
+        text = _joined(own, shown)
         said.setdefault(text or own["cut"], []).append(point)
     return {
         point: ", ".join([text, *more])
@@ -87,14 +87,23 @@ def labels(points: Sequence[Point]) -> dict[Point, str]:
 
 def label(point: Point) -> str:
     """ "vgg11-w0.25 on cifar10, fast recipe, λ 0.0008, slimming, keep 50 % MACs, fine-tuned" """
-    return ", ".join(text for text in _parts(point).values() if text)
+    return _joined(_parts(point), PARTS)
 
 
 def common(points: Sequence[Point]) -> str:
     """What all of them share, as a title for what `labels` tells apart."""
     told = parts(points)
-    shared = [text for name in PARTS if len(texts := _values(told, name)) == 1 for text in texts]
-    return ", ".join(text for text in shared if text)
+    values = {name: _values(told, name) for name in PARTS}
+    shared = {name: text for name, texts in values.items() for text in texts if len(texts) == 1}
+    return _joined(shared, [*shared])
+
+
+def _joined(own: Mapping[str, str], names: Sequence[str]) -> str:
+    """ "fine-tuned" goes without saying where its epochs are said."""
+    told = [name for name in names if own[name]]
+    if "epochs" in told and own.get("then") == "fine-tuned":
+        told = [name for name in told if name != "then"]
+    return ", ".join(own[name] for name in told)
 
 
 def parts(points: Sequence[Point]) -> dict[Point, dict[str, str]]:
@@ -170,7 +179,7 @@ def _parts(point: Point) -> dict[str, str]:
         "repair": point["repair"],
         "then": point.what if tuned else "" if uncut(point) else "not fine-tuned",
         # Those of a control of equal computation follow from its network.
-        "epochs": _epochs(point["epochs"]) if own_epochs else "",
+        "epochs": f"{_epochs(point['epochs'])} of fine-tuning" if own_epochs else "",
     }
     return {name: said.get(name, "") for name in PARTS}
 

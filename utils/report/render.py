@@ -46,7 +46,7 @@ class Column:
 class Table:
     """Columns of equal length, and what is said of them.
 
-    `rows` has facts of each row for the page: "run" (a row leads there), "name", "method",
+    `rows` has facts of each row for the page: "run" (a row leads there), "label", "method",
     "penalty" (to be filtered by), "knee" (shaded).
     """
 

@@ -1,8 +1,10 @@
 """What a story has to say in tables: the networks, the contests, the runs."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from utils.report import table
 from utils.report.compare import Contest, Difference, is_control, paired
 from utils.report.knee import limited
 from utils.report.label import common, labels, parts, regime, uncut
@@ -79,7 +81,7 @@ def _results(story: Story, lines: Sequence[Line]) -> Table:
     rows = [
         {
             "run": str(end["run"]),
-            "name": names[end],
+            "label": names[end],
             "method": "uncut" if uncut(end) else str(end["method"]),
             "penalty": penalty(end),
             **({"knee": "true"} if end in knees else {}),
@@ -199,7 +201,13 @@ def every_accuracy(rows: Sequence[Mapping[str, Any]]) -> Table:
     return Table([_raw(name, [row[name] for row in rows]) for name in names])
 
 
-def contest(one: Contest) -> Table:
+def contests(story: Story) -> list[Table]:
+    """One for each; how to read them stands below the last."""
+    made = [_contest(one) for one in story.contests]
+    return [*made[:-1], *(replace(one, notes=[PAIRED]) for one in made[-1:])]
+
+
+def _contest(one: Contest) -> Table:
     """A row per network and what it is compared with; what is compared with nothing comes first."""
     alone = [point for point in one.entrants if not one.references(point)]
     lines = [(point, None) for point in alone] + one.pairs
@@ -222,14 +230,14 @@ def contest(one: Contest) -> Table:
     ]
     rows = [
         {
-            "run": str(end["run"]),
-            "name": one.names[end],
-            "method": str(end["method"]),
-            "penalty": penalty(end),
+            "run": str(ours["run"]),
+            "label": _versus(one, ours, other),
+            "method": str(ours["method"]),
+            "penalty": penalty(ours),
         }
-        for end in ends
+        for ours, other in lines
     ]
-    return Table(columns, one.title, [PAIRED], rows)
+    return Table(columns, one.title, rows=rows)
 
 
 def _versus(one: Contest, ours: Point, other: Point | None) -> str:
@@ -258,5 +266,14 @@ def every_run(story: Story, commands: Mapping[str, int]) -> Table:
             Column("time", ["-" if s is None else duration(s) for s in seconds], seconds),
             Column("command", [f"{commands[str(run.get('command'))]}" for run in runs]),
         ],
-        rows=[{"run": run["run"], "name": run["run"]} for run in runs],
+        rows=[{"run": run["run"], "label": run["run"], **_kind(story, run)} for run in runs],
     ).told()
+
+
+def _kind(story: Story, run: Mapping[str, Any]) -> dict[str, str]:
+    path = story.paths[run["run"]]
+    strength = table.strength(path)
+    return {
+        "method": "uncut" if run["stage"] == "train" else table.method(path),
+        "penalty": f"λ {strength:g}" if strength else "no penalty",
+    }

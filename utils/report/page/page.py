@@ -13,13 +13,14 @@ from utils.report import render, tables
 from utils.report.label import common
 from utils.report.origins import commits, environments, letters
 from utils.report.page import content
-from utils.report.plots.compare import compared
+from utils.report.plots.compared import compared
 from utils.report.plots.cost import cost
+from utils.report.plots.curves import curves
 from utils.report.plots.gammas import evolution, gammas
+from utils.report.plots.grid import grid
 from utils.report.plots.layers import layers
-from utils.report.plots.marks import Drawn, bundle, charts_json
-from utils.report.plots.sweep import grid, ratio
-from utils.report.plots.training import curves
+from utils.report.plots.marks import Drawn, bundle, charts_json, choices
+from utils.report.plots.ratio import ratio
 from utils.report.story import Story
 
 PRINTED = 150  # lines of tables that fit on a few sheets
@@ -98,12 +99,13 @@ def page(story: Story, drawn: Mapping[str, Drawn]) -> str:
         story=story,
         content=content,
         results=tables.results(story),
-        contests=[tables.contest(contest) for contest in story.contests],
+        contests=tables.contests(story),
         every_run=tables.every_run(story, content.numbered(story)),
         plots=[(plot, shown) for plot, shown in plots if shown.panels],
         missing=[(plot, shown.note) for plot, shown in plots if not shown.panels],
         folded=FOLDED,
         printed=PRINTED,
+        choices=choices(story),
         charts=charts_json(drawn),
         bundle=Markup(bundle()),
         details=_json(content.details(story)),
@@ -130,7 +132,7 @@ def markdown(story: Story, pictures: Mapping[str, str]) -> str:
         story=story,
         content=content,
         results=tables.results(story),
-        contests=[tables.contest(contest) for contest in story.contests],
+        contests=tables.contests(story),
         letters=letters(story.runs),
         mixed=commits(story.runs),
         environments=environments(story.runs),
