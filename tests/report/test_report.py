@@ -226,7 +226,8 @@ def test_controls_and_other_recipes_are_not_called_fine_tuning():
 
 
 def test_no_table_mixes_recipes_networks_or_data():
-    told = story(run("a"), run("b", recipe="paper"), run("c", dataset="mnist"), run("d", row="x"))
+    told = story(run("a"), run("b", recipe="paper", test=0.2), run("c", dataset="mnist"),
+                 run("d", row="x", test=0.4))  # fmt: skip
     assert sorted(len(made.body) for made in tables.results(told)) == [1, 1, 1, 1]
 
 
@@ -284,7 +285,8 @@ def test_networks_of_other_shape_are_not_averaged_in_size_either():
 
 def test_methods_have_lines_of_their_own():
     cuts = [chain(0, {}, {"method": name})[:2] for name in ("slimming", "l1_norm")]
-    assert [*lines(story(*cuts))] == ["uncut", "slimming", "l1_norm"]
+    named = ["uncut", "slimming, cut 50 % channels", "l1_norm, cut 50 % channels"]
+    assert [*lines(story(*cuts))] == named
 
 
 def test_a_line_holds_every_step_on_the_way(runs):
@@ -356,7 +358,7 @@ def test_only_keeps_whole_chains(runs):
 def test_a_bare_folder_on_the_command_line_is_where_the_runs_are(runs):
     done = shell("report", str(runs))
     assert done.returncode == 0, done.stderr
-    assert "fine-tuned" in done.stdout and "report.md" in done.stdout
+    assert "fine-tuning" in done.stdout and "report.md" in done.stdout
 
 
 @pytest.mark.parametrize(

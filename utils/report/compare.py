@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import mean, stdev
 
-from utils.report.label import common, family, labels, together
+from utils.report.label import family, labels, titles, together
 from utils.report.summary import Point
 
 REFERENCE = "slimming"
@@ -47,11 +47,8 @@ class Difference:
 class Contest:
     """Networks that met one target."""
 
+    title: str  # what they share
     entrants: Sequence[Point]
-
-    @cached_property
-    def title(self) -> str:
-        return common(self.entrants)
 
     @cached_property
     def names(self) -> dict[Point, str]:
@@ -113,4 +110,5 @@ def contests(points: Sequence[Point]) -> list[Contest]:
     """
     able = [p for p in points if p["stage"] == "finetune" and p["target"] is not None]
     met = family(able, "lambda", "method", "control").values()
-    return [Contest(them) for them in met if len({point["method"] for point in them}) > 1]
+    met = [them for them in met if len({point["method"] for point in them}) > 1]
+    return [Contest(title, them) for title, them in zip(titles(met), met, strict=True)]

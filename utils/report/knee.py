@@ -11,7 +11,7 @@ from functools import cached_property
 from math import sqrt
 from typing import Any
 
-from utils.report.label import common, goal, labels, regime, together, uncut
+from utils.report.label import goal, labels, regime, titles, together, uncut
 from utils.report.summary import Line, Point
 
 
@@ -30,12 +30,9 @@ class Knee:
 class Sweep:
     """Networks of one training regime and schedule that differ in penalty, choice and goal."""
 
+    title: str  # what they share
     cuts: Sequence[Point]
     uncut: Sequence[Point]  # what they were before, and the network without a penalty
-
-    @cached_property
-    def title(self) -> str:
-        return common(self.cuts)
 
     @cached_property
     def names(self) -> dict[Point, str]:
@@ -57,10 +54,10 @@ def sweeps(lines: Iterable[Line]) -> list[Sweep]:
         if not uncut(point):
             key = (limited(point), together(point, "lambda", "cut"))
             found.setdefault(key, []).append(point)
+    bent = [cs for cs in found.values() if len({goal(c) for c in cs}) > 1 or _penalties(cs) > 1]
     return [
-        Sweep(cuts, [p for p in ends if uncut(p) and _before(p, cuts)])
-        for cuts in found.values()
-        if len({goal(cut) for cut in cuts}) > 1 or _penalties(cuts) > 1
+        Sweep(title, cuts, [p for p in ends if uncut(p) and _before(p, cuts)])
+        for title, cuts in zip(titles(bent), bent, strict=True)
     ]
 
 

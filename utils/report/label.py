@@ -92,7 +92,10 @@ def label(point: Point) -> str:
 
 def common(points: Sequence[Point]) -> str:
     """What all of them share, as a title for what `labels` tells apart."""
-    told = parts(points)
+    return _shared(parts(points))
+
+
+def _shared(told: Mapping[Point, dict[str, str]]) -> str:
     values = {name: _values(told, name) for name in PARTS}
     shared = {name: text for name, texts in values.items() for text in texts if len(texts) == 1}
     return _joined(shared, [*shared])
@@ -104,6 +107,17 @@ def _joined(own: Mapping[str, str], names: Sequence[str]) -> str:
     if "epochs" in told and own.get("then") == "fine-tuned":
         told = [name for name in told if name != "then"]
     return ", ".join(own[name] for name in told)
+
+
+def titles(several: Sequence[Sequence[Point]]) -> list[str]:
+    """What the points of each panel share; where panels share all of it, what tells them apart."""
+    told = parts([point for points in several for point in points])
+    said = [_shared({point: told[point] for point in points}) for points in several]
+    apart = _apart([points[0] for points in several])
+    return [
+        text if said.count(text) == 1 else ", ".join([text, *more])
+        for text, more in zip(said, apart, strict=True)
+    ]
 
 
 def parts(points: Sequence[Point]) -> dict[Point, dict[str, str]]:

@@ -25,10 +25,10 @@ def letters(runs: Iterable[Run]) -> dict[str, str]:
 
 
 def commits(runs: Iterable[Run]) -> str:
-    """A warning where what stands in one table comes from several commits, or ""."""
+    """By which commits of the code the runs were made; a warning where there are several."""
     counts = Counter(map(commit, runs))
     if len(counts) < 2:
-        return ""
+        return f"Made by commit {''.join(counts)} of the code."
     said = ", ".join(f"{name} ({count} runs)" for name, count in counts.most_common(5))
     more = f" and {len(counts) - 5} more" if len(counts) > 5 else ""
     changed = " A + means: with changes that were not committed." if "+" in said else ""

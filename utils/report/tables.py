@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 from utils.report import table
@@ -138,7 +139,8 @@ def _costs(
 def _numbers(
     name: str, ends: Sequence[Point], column: str, convert: Callable[[float], str], minor: int
 ) -> Column:
-    means = [end.mean(column) for end in ends]
+    """Of those seeds that have a value: not every network has been timed."""
+    means = [fmean(values) if (values := end.values(column)) else None for end in ends]
     return Column(name, ["-" if m is None else convert(m) for m in means], means, minor=minor)
 
 
