@@ -63,6 +63,8 @@ def export(cfg) -> dict:
     difference = facts["parity"]["largest_relative_difference"]
     size = sum(to.with_name(file.name).stat().st_size for file in files)
     print(f"{to}: {size:,} bytes; its outputs differ by {difference:.1e} (relative)")
+    if len(files) > 1:
+        print(f"{to.name} reads {files[0].name}, which lies beside it: take both along")
     times = _latency(cfg, to, checkpoint, source) if cfg.latency else None
     return {"path": to, "bytes": size, "difference": difference, "latency": times}
 
@@ -103,9 +105,11 @@ def _writer(
         module = onnx_file if to.suffix == ".onnx" else standalone
         options = {"half": True} if cfg.half else {}
         program = module.convert(network, checkpoint.input_shape)
+        size = {"input_size": list(checkpoint.input_shape[1:])}  # height, width
+        told = {**size, **artifact.deployment(checkpoint)}
 
     def write_deployed(path: Path, facts: dict):
-        module.save(path, program, facts, **options)
+        module.save(path, program, facts, told, **options)
         return module.open_file(path)
 
     def write_trainable(path: Path, facts: dict):
