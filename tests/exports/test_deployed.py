@@ -12,13 +12,14 @@ from PIL import Image
 from safetensors import safe_open
 from sklearn.datasets import load_digits
 
-from door import TINY
+from door import ROOT, TINY
 from pictures import write_images
 from slimming import checkpoint as artifact
 from slimming.checkpoint import Checkpoint, build
 from terminal import terminal
 from utils.data import imagefolder, imagenet
 from utils.data.deployment import deployment
+from utils.data.load import load_data
 from utils.exports import program_text, standalone
 
 NAMES = ["nil", "one", "two"]
@@ -233,3 +234,12 @@ def test_a_thousand_classes_stay_readable(tmp_path):
     assert names["CLASSES"] == told["classes"]
     text = (tmp_path / "thin.py").read_text()
     assert max(map(len, text.splitlines())) < 130 and text.startswith(program_text.MARK)
+
+
+def test_the_committed_thin_networks_say_it_too():
+    digits = artifact.read(ROOT / "results" / "digits_thin.safetensors")
+    told = deployment(load_data({"_target_": "utils.data.digits"}, torch.device("cpu")))
+    assert artifact.deployment(digits) == {k: v for k, v in told.items() if v is not None}
+    cifar10 = artifact.read(ROOT / "results" / "cifar10_thin.safetensors")
+    assert cifar10.classes[:2] == ["airplane", "automobile"] and len(cifar10.classes) == 10
+    assert cifar10.mean == pytest.approx([125.3 / 255, 123.0 / 255, 113.9 / 255], rel=1e-6)
