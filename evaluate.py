@@ -32,9 +32,11 @@ def evaluate_checkpoint(cfg) -> dict:
     checkpoint = parent.checkpoint
     model = artifact.restore(checkpoint, tuple(cfg.allow))
     file = path / "model.pt" if path.is_dir() else Path(path)
+    costs = count(model, checkpoint.input_shape)
+    del costs["layers"]
     found = {
         "network": f"{checkpoint.target} {checkpoint.arguments}",
-        **count(model, checkpoint.input_shape),
+        **costs,
         "bytes": file.stat().st_size,
     }
     if cfg.macs_thop:

@@ -15,12 +15,11 @@ if __name__ == "__main__":  # --help doesn't wait for what is imported next
     begin("export")
 
 import os
-import re
 import shlex
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -29,6 +28,7 @@ from slimming import checkpoint as artifact
 from slimming.checkpoint import Checkpoint
 from slimming.surgery.fold import fold
 from utils.exports import onnx_file, parity, standalone, timing
+from utils.exports.folders import without_folders, word_without_folders
 from utils.networks.cost import count_macs
 from utils.runs.environment import command
 from utils.runs.parent import Parent, find_parent
@@ -63,6 +63,8 @@ def export(cfg) -> dict:
     difference = facts["parity"]["largest_relative_difference"]
     size = sum(to.with_name(file.name).stat().st_size for file in files)
     print(f"{to}: {size:,} bytes; its outputs differ by {difference:.1e} (relative)")
+    if len(files) > 1:
+        print(f"{to.name} reads {files[0].name}, which lies beside it: take both along")
     times = _latency(cfg, to, checkpoint, source) if cfg.latency else None
     return {"path": to, "bytes": size, "difference": difference, "latency": times}
 
@@ -103,9 +105,11 @@ def _writer(
         module = onnx_file if to.suffix == ".onnx" else standalone
         options = {"half": True} if cfg.half else {}
         program = module.convert(network, checkpoint.input_shape)
+        size = {"input_size": list(checkpoint.input_shape[1:])}  # height, width
+        told = {**size, **artifact.deployment(checkpoint)}
 
     def write_deployed(path: Path, facts: dict):
-        module.save(path, program, facts, **options)
+        module.save(path, program, facts, told, **options)
         return module.open_file(path)
 
     def write_trainable(path: Path, facts: dict):
@@ -130,30 +134,8 @@ def _facts(cfg, checkpoint: Checkpoint, source: nn.Module) -> dict[str, Any]:
         "folded": cfg.fold,
         "half": cfg.half,
         "history": checkpoint.history,
-        "command": shlex.join(map(_word_without_folders, shlex.split(command()))),
+        "command": shlex.join(map(word_without_folders, shlex.split(command()))),
     }
-
-
-def without_folders(value: Any) -> Any:
-    """Plain data in which a path of this machine is only its last name: a file that is shipped
-    says nothing of who made it where."""
-    if isinstance(value, dict):
-        return {key: without_folders(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [without_folders(item) for item in value]
-    if not isinstance(value, str):
-        return value
-    for kind in (PurePosixPath, PureWindowsPath):
-        path = kind(value)
-        if path.is_absolute() or value.startswith("~"):
-            return "~" if path in (kind(Path.home()), kind("~")) else path.name or value
-    return value
-
-
-def _word_without_folders(word: str) -> str:
-    """The same of the paths in a word of a command line: "to=/a/b.py", "init='/a/b'", "[/a,/b]"."""
-    part = r"(?:[A-Za-z]:\\)?[^=:{}\[\],'\"]+"
-    return re.sub(part, lambda found: without_folders(found[0]), word)
 
 
 def _latency(cfg, to: Path, checkpoint: Checkpoint, source: nn.Module) -> dict[str, Any]:

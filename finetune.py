@@ -105,7 +105,7 @@ def describe(cfg, parent: Parent | None = None) -> stages.Stage:
         )
 
     leaves = parent.extended(entry)
-    return stages.Stage(run, work, check, leaves, seed, parent, hardware, recipe.epochs)
+    return stages.Stage(run, work, check, leaves, seed, parent, hardware, data, recipe.epochs)
 
 
 def _is_cut(result: dict) -> bool:

@@ -149,7 +149,7 @@ def describe(cfg, parent: Parent | None = None) -> stages.Stage:
         )
 
     return stages.Stage(
-        run, work, check, parent.extended(entry), seed, parent, hardware, preview=planned
+        run, work, check, parent.extended(entry), seed, parent, hardware, data, preview=planned
     )
 
 

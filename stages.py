@@ -17,6 +17,8 @@ from slimming.methods.sparsity import gammas
 from utils.cli.configured import plain
 from utils.cli.sentences import sentence_of
 from utils.data import Data
+from utils.data.deployment import deployment
+from utils.exports.folders import without_folders
 from utils.networks.cost import count
 from utils.networks.initial import weights_digest
 from utils.runs.folder import Run
@@ -52,6 +54,7 @@ class Stage:
     seed: int
     parent: Parent | None
     hardware: Hardware
+    data: Data
     epochs: int | None = None  # None: nothing is trained
     preview: Callable[[], Any] | None = None  # shows more of what `work` would do
 
@@ -140,8 +143,10 @@ def _finished(stage: Stage, result: dict[str, Any]) -> None:
 
 
 def _with_parent(config: dict[str, Any], stage: Stage) -> dict[str, Any]:
-    """The config with the seed and the parent that were found, also for an unfinished folder."""
-    config = {**config, "seed": stage.seed}
+    """The config with the seed, data and parent that were found, also for an unfinished folder."""
+    known = [entry["data"] for entry in stage.leaves.history if "data" in entry]
+    data = {**(known[-1] if known else {}), **(config.get("data") or {})}
+    config = {**config, "seed": stage.seed, "data": data or None}
     if config.get("ckpt") is not None or stage.parent is None or stage.parent.folder is None:
         return config
     return {**config, "ckpt": str(stage.run.folder.with_name(stage.parent.folder))}
@@ -151,7 +156,10 @@ def _leave(stage: Stage, outcome: Outcome, config: dict[str, Any]) -> dict[str, 
     """Save the network, then write everything a reader needs to trust the numbers."""
     run, parent = stage.run, stage.parent
     weights = {name: tensor.detach().cpu() for name, tensor in outcome.model.state_dict().items()}
-    checkpoint = replace(outcome.checkpoint, weights=weights)
+    # Files are passed on, so they name no folders of this machine: result.json does.
+    history = without_folders(outcome.checkpoint.history)
+    told = deployment(stage.data)
+    checkpoint = replace(outcome.checkpoint, weights=weights, history=history, **told)
     with run.writing("model.pt") as path:
         artifact.save(path, checkpoint)
     scales = {name: gamma.detach().cpu() for name, gamma in gammas(outcome.model).items()}
@@ -215,6 +223,7 @@ def facts(
         "seed": seed,
         "parent": parent.folder if parent else None,
         "dataset": data.name,
+        "images": {split: len(getattr(data, split)) for split in ("train", "val", "test")},
         **hardware.identity,
         "model": target.rpartition(".")[2],
         **{key: known.get(key) for key in INHERITED},

@@ -128,7 +128,7 @@ def describe(cfg, parent: Parent | None = None) -> stages.Stage:
         before = before or checkpoint
         return replace(before, history=[*before.history, entry])
 
-    return stages.Stage(run, work, check, leaves(None), seed, parent, hardware, recipe.epochs)
+    return stages.Stage(run, work, check, leaves(None), seed, parent, hardware, data, recipe.epochs)
 
 
 def _anew(cfg, hardware, seed: int) -> Start:

@@ -1,11 +1,13 @@
 """Saving and loading networks, thin ones too: data only, never code (weights_only, no pickle).
 
 A file holds the class and its plain arguments, the shape of every tensor, the weights, the channels
-that were kept and where it came from. `.pt` and `.safetensors` hold the same.
+that were kept, where it came from, and how images become its inputs. `.pt` and `.safetensors` hold
+the same.
 """
 
 import io
 import json
+import math
 import os
 import pickle
 from collections import OrderedDict
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 from slimming.surgery.builder import build, fit_shapes, only_plain, reason_of
 
 FORMAT, SCHEMA = "network-slimming", 1
+DEPLOYMENT = ("mean", "std", "resize", "classes")  # parts of a checkpoint that it may lack
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,14 @@ class Checkpoint:
     input_shape: tuple[int, ...]  # of one example, without the batch
     keep: dict[str, list[int]] = field(default_factory=dict)  # gate -> channels of the original
     history: list[dict[str, Any]] = field(default_factory=list)  # one entry per stage, oldest first
+    # What a deployment needs besides; None: nobody said.
+    mean: Sequence[float] | None = None  # (C,) of images in 0..1, RGB or grey, in training
+    std: Sequence[float] | None = None  # (C,); an input is (image - mean) / std
+    resize: int | None = None  # pixels of the shorter side before the centre is cut out
+    classes: Sequence[str] | None = None  # what the outputs are called
+
+    def __post_init__(self) -> None:
+        _check_deployment(self)
 
     @property
     def module(self) -> str:
@@ -57,6 +68,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
         "input_shape": list(checkpoint.input_shape),
         "keep": {gate: [int(i) for i in kept] for gate, kept in checkpoint.keep.items()},
         "history": only_plain(checkpoint.history),
+        **deployment(checkpoint),
     }
     weights = {  # a copy each: tied weights share memory, which safetensors refuses
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -104,12 +116,46 @@ def read(path: str | Path) -> Checkpoint:
             input_shape=tuple(int(size) for size in saved["input_shape"]),
             keep={gate: list(kept) for gate, kept in dict(saved["keep"]).items()},
             history=list(saved["history"]),
+            **{key: saved[key] for key in DEPLOYMENT if key in saved},  # older files have none
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} lacks a part of a checkpoint: {reason_of(error)}") from error
     if not all(isinstance(tensor, Tensor) for tensor in checkpoint.weights.values()):
         raise ValueError(f"{path} lacks a part of a checkpoint: some weights are no tensors")
     return checkpoint
+
+
+def deployment(checkpoint: Checkpoint) -> dict[str, Any]:
+    """{"mean", "std", "resize", "classes"} as plain data, without those that nobody said."""
+    said = {key: getattr(checkpoint, key) for key in DEPLOYMENT}
+    return {key: only_plain(value) for key, value in said.items() if value is not None}
+
+
+def _check_deployment(said: Checkpoint) -> None:
+    """
+    Raises:
+        ValueError: it would lead a deployment astray.
+    """
+    if (said.mean is None) != (said.std is None):
+        raise ValueError("mean and std belong together: a checkpoint has both or neither")
+    if said.mean is not None:
+        sizes = {(len(numbers),) for numbers in (said.mean, said.std)}
+        if sizes != {tuple(said.input_shape[:1])} or not _finite(*said.mean, *said.std):
+            raise ValueError(
+                f"mean and std are one number each per channel of inputs of shape "
+                f"{tuple(said.input_shape)}; got {said.mean} and {said.std}"
+            )
+        if min(said.std) <= 0:
+            raise ValueError(f"images are divided by std, so it is above 0; got {said.std}")
+    if said.resize is not None and (not isinstance(said.resize, int) or said.resize < 1):
+        raise ValueError(f"resize is a number of pixels; got {said.resize!r}")
+    names = said.classes if isinstance(said.classes, (list, tuple, type(None))) else [None]
+    if not all(isinstance(name, str) for name in names or ()):
+        raise ValueError(f"classes are names, one per output; got {said.classes!r}")
+
+
+def _finite(*values: Any) -> bool:
+    return all(type(value) in (int, float) and math.isfinite(value) for value in values)
 
 
 def _open(path: Path) -> Any:

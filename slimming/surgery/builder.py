@@ -41,7 +41,10 @@ def factory_of(target: str, allow: Sequence[str] | None = ()) -> Callable[..., n
     except Exception as error:  # a user's file may raise anything
         known = isinstance(error, (ImportError, AttributeError))
         kind = "" if known else f"{type(error).__name__}: "
-        raise ValueError(f"there is no network '{target}': {kind}{reason_of(error)}") from error
+        more = _way_to(module_name, error) if allowed else ""
+        raise ValueError(
+            f"there is no network '{target}': {kind}{reason_of(error)}{more}"
+        ) from error
     if not _is_network(factory, name, allowed):
         kind = "a function" if inspect.isfunction(factory) else "no network"
         where = f" defined in {', '.join(allowed)}" if allowed else ""
@@ -119,6 +122,17 @@ def fit_shapes(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         else:
             raise ValueError(f"the checkpoint has '{name}', which the network lacks")
         agree(model.get_submodule(path))
+
+
+def _way_to(module_name: str, error: Exception) -> str:
+    """How a checkpoint's class is found, if it is its own module that Python doesn't find."""
+    if not isinstance(error, ModuleNotFoundError) or not inside(module_name, [error.name or ""]):
+        return ""
+    holder = "this project's folder" if inside(module_name, ["models"]) else "the folder it is in"
+    return (
+        f": run from {holder}, or add that to PYTHONPATH, or take along what `export.py "
+        f"to=NAME.py` writes, which needs no module but torch"
+    )
 
 
 def _is_network(factory: Any, name: str, allowed: Sequence[str] | None) -> bool:

@@ -9,6 +9,7 @@ from torch import nn
 
 from door import ROOT, config
 from evaluate import evaluate_checkpoint
+from helpers import configured, configured_networks
 from utils.networks.cost import count, count_macs, count_macs_thop, latency
 
 calls: list[str] = []
@@ -51,7 +52,14 @@ def test_counts_equal_the_hand_computed_ones():
     assert result["macs"] == first + grouped + linear
     assert result["flops_paper"] == 2 * result["macs"]
     assert result["params"] == 216 + 16 + (16 * 2 * 9 + 16) + 32 + 2570
+    layers = result.pop("layers")
     assert all(type(value) is int for value in result.values())
+    assert list(layers.items()) == [
+        ("0", {"params": 216, "macs": first, "channels": 8}),
+        ("3", {"params": 16 * 2 * 9 + 16, "macs": grouped, "channels": 16}),
+        ("6", {"params": 2570, "macs": linear, "channels": 10}),
+        ("other", {"params": 16 + 32, "macs": 0, "channels": None}),
+    ]
 
 
 def test_thop_counts_batchnorm_too():
@@ -73,7 +81,7 @@ def test_thop_is_asked_for_by_name(capsys):
 def test_counting_needs_no_thop(monkeypatch):
     """It is a cross-check for who asks for it: no stage waits for it, none needs it installed."""
     monkeypatch.setitem(sys.modules, "thop", None)
-    assert set(count(small_net(), (3, 8, 8))) == {"params", "macs", "flops_paper"}
+    assert set(count(small_net(), (3, 8, 8))) == {"params", "macs", "flops_paper", "layers"}
     with pytest.raises(ImportError, match="macs_thop=true needs two more packages: pip install"):
         count_macs_thop(small_net(), (3, 8, 8))
 
@@ -130,6 +138,45 @@ def test_fused_attention_is_counted():
     attention = 2 * tokens * tokens * width
     assert count_macs(layer, (tokens, width)) == linears + attention
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+class Twice(nn.Module):
+    """A layer under two names that runs twice, a product in no layer, a layer that never runs, one
+    with layers of its own, and one that is called as the rest is."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(4, 4)
+        self.alias, self.other, self.idle = self.last, nn.Linear(8, 4), nn.Linear(3, 3)
+        self.block = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, x):
+        x = self.other(x)
+        x = self.block(x, x, x)[0] @ torch.ones(4, 4)
+        return self.last(self.alias(x))
+
+
+SUMMED = {name: (lambda name=name: configured(name), (3, 16, 16)) for name in configured_networks()}
+SUMMED["twice"] = (Twice, (3, 8))
+SUMMED["scripted"] = (lambda: torch.jit.script(nn.Sequential(nn.Linear(8, 4))), (3, 8))
+
+
+@pytest.mark.parametrize("name", SUMMED)
+def test_what_layers_cost_adds_up_to_the_network(name):
+    make, shape = SUMMED[name]
+    costs = count(make(), shape)
+    layers = costs["layers"]
+    for key in ("params", "macs"):
+        assert sum(layer[key] for layer in layers.values()) == costs[key]
+    if name == "twice":
+        tokens, width = 3, 4
+        block = tokens * 4 * width**2 + 2 * tokens**2 * width
+        assert {path: layer["macs"] for path, layer in layers.items()} == {
+            "other": tokens * 8 * width,
+            "block": block,
+            "last": 2 * tokens * width**2,
+            "other_": tokens * width**2,
+        }
 
 
 def test_what_thop_cannot_count_is_said(monkeypatch):

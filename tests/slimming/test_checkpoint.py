@@ -4,8 +4,10 @@ import copy
 import errno
 import os
 import pickle
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -417,3 +419,67 @@ def test_a_class_that_asks_for_its_version_comes_back(tmp_path):
     save(tmp_path / "thin.pt", described)
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(load(tmp_path / "thin.pt")(x), thin(x))
+
+
+def told(**changed) -> dict:
+    facts = {"mean": [0.5, 0.25, 0.1], "std": [0.2, 0.2, 0.3], "resize": 20, "classes": ["a", "b"]}
+    return facts | changed
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_what_a_deployment_needs_comes_back_and_may_be_left_out(tmp_path, suffix):
+    saved = small_vgg()
+    assert artifact.deployment(saved) == {}
+    for facts in ({}, told(), {"classes": ("x",)}, told(resize=None, classes=None)):
+        save(tmp_path / f"m{suffix}", replace(saved, **facts))
+        said = {key: list(v) if key != "resize" else v for key, v in facts.items() if v}
+        assert artifact.deployment(read(tmp_path / f"m{suffix}")) == said
+    described = torch.load(tmp_path / "m.pt", weights_only=True) if suffix == ".pt" else None
+    assert described is None or "classes" not in described  # as older files are
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"mean": [0.5] * 4}, "one number each per channel of inputs of shape"),
+        ({"mean": [0.5, 0.5, float("nan")]}, "one number each per channel"),
+        ({"std": [0.5, 0.5, True]}, "one number each per channel"),
+        ({"std": [0.5, 0.0, 0.5]}, "images are divided by std, so it is above 0"),
+        ({"std": None}, "mean and std belong together"),
+        ({"resize": 0}, "resize is a number of pixels"),
+        ({"resize": "large"}, "resize is a number of pixels"),
+        ({"classes": "cat"}, "classes are names, one per output; got 'cat'"),
+        ({"classes": ["cat", 3]}, "classes are names"),
+    ],
+)
+def test_what_would_lead_a_deployment_astray_is_refused(tmp_path, wrong, sentence):
+    """From the user, and from a stranger's file."""
+    saved = small_vgg()
+    with pytest.raises(ValueError, match=sentence):
+        replace(saved, **told(**wrong))
+    save(tmp_path / "m.pt", replace(saved, **told()))
+    described = torch.load(tmp_path / "m.pt", weights_only=True)
+    torch.save({**described, **wrong}, tmp_path / "m.pt")
+    with pytest.raises(ValueError, match=rf"m\.pt lacks a part of a checkpoint: .*{sentence}"):
+        read(tmp_path / "m.pt")
+
+
+def test_outside_the_repository_the_missing_module_and_the_ways_out_are_named(tmp_path):
+    """`slimming` can be installed by itself, `models` can't."""
+    shutil.copytree(ROOT / "slimming", tmp_path / "slimming")
+    save(tmp_path / "m.pt", small_vgg())
+    code = """
+import sys
+sys.path.insert(0, "")
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
+from slimming import load
+load("m.pt")
+"""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )  # fmt: skip
+    assert done.stderr.splitlines()[-1] == (
+        "ValueError: there is no network 'models.vgg.VGG': No module named 'models': run from this "
+        "project's folder, or add that to PYTHONPATH, or take along what `export.py to=NAME.py` "
+        "writes, which needs no module but torch"
+    )

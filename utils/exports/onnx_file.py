@@ -49,12 +49,14 @@ def convert(model: nn.Module, input_shape: Sequence[int]) -> Any:
         ) from error
 
 
-def save(path: Path, program: Any, facts: Mapping[str, Any]) -> None:
-    """Write the program with `facts` as JSON in its metadata."""
+def save(path: Path, program: Any, facts: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+    """Write the program with `facts` in its metadata, and what a deployment needs under keys of
+    its own; JSON all of it."""
     graph = program.model.graph
     for noted in (graph, *graph, *graph.initializers.values()):
         noted.metadata_props.clear()  # traces of torch's and the user's files, with their paths
-    program.model.metadata_props[KEY] = json.dumps(facts)
+    for key, value in {KEY: facts, **told}.items():
+        program.model.metadata_props[key] = json.dumps(value)
     data = program.model_proto.SerializeToString()
     write_atomically(path, lambda file: file.write(data))
 

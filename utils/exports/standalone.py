@@ -7,13 +7,11 @@ refused.
 
 import builtins
 import copy
-import json
 import operator
 import re
 import runpy
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,62 +25,11 @@ from slimming.graph.bypass import stands_in
 from slimming.graph.layers import SCORED, own_forward
 from slimming.graph.selection import selects
 from slimming.surgery.builder import reason_of
+from utils.exports import program_text
 from utils.exports.layers import CONSTANT, Layers
+from utils.exports.program_text import MARK, Program
 
-MARK = "# Written by export.py of network-slimming"
 NOTHING = (nn.Identity, StochasticDepth)  # in eval mode they return what they get
-
-HEAD = (
-    f"{MARK}\n"
-    + '''r"""{name}, for inference; needs nothing but torch.
-
-    model = load()         # {weights} lies beside this file
-    scores = model(images) # float32 (N, {sizes}), normalised as in training
-
-{facts}
-"""
-
-{imports}from pathlib import Path
-
-import torch
-from torch import nn
-
-WEIGHTS = Path(__file__).with_suffix(".weights.pt")
-'''
-)
-
-TAIL = '''
-
-def load(weights=WEIGHTS):
-    """The network with its weights, on the CPU, in eval mode."""
-    model = Network()
-    model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    return model.eval()
-
-
-if __name__ == "__main__":
-    with torch.no_grad():
-        outputs = load()(torch.randn(2, {sizes}))
-    {show}
-'''
-SHOW = {
-    Tensor: "print(tuple(outputs.shape))",
-    dict: "print({name: tuple(value.shape) for name, value in outputs.items()})",
-    tuple: "print([tuple(value.shape) for value in outputs])",
-    list: "print([tuple(value.shape) for value in outputs])",
-}
-
-
-@dataclass(frozen=True)
-class Program:
-    """A network as text and tensors."""
-
-    name: str
-    input_shape: tuple[int, ...]
-    imports: list[str]
-    body: list[str]  # the lines of its classes
-    show: str  # how its outputs' shapes are printed
-    weights: dict[str, Tensor]
 
 
 def convert(model: nn.Module, input_shape: Sequence[int]) -> Program:
@@ -105,8 +52,8 @@ def convert(model: nn.Module, input_shape: Sequence[int]) -> Program:
 def _convert(name: str, model: nn.Module, input_shape: tuple[int, ...]) -> Program:
     with torch.no_grad():
         outputs = model(torch.zeros(2, *input_shape))
-    shows = [text for kind, text in SHOW.items() if isinstance(outputs, kind)]
-    if not shows:
+    kinds = [kind for kind in program_text.SHOW if isinstance(outputs, kind)]
+    if not kinds:
         raise ValueError(f"it returns a {type(outputs).__name__}")
     graph, layers = _Tracer().trace(model), Layers(model)
     _rename(graph, layers)
@@ -125,7 +72,7 @@ def _convert(name: str, model: nn.Module, input_shape: tuple[int, ...]) -> Progr
         *(f"    {line}".rstrip() for line in text.strip().splitlines()),
     ]
     imports = _imports("\n".join(body), forward.globals)
-    return Program(name, input_shape, imports, body, shows[0], layers.tensors)
+    return Program(name, input_shape, imports, body, kinds[0], layers.tensors)
 
 
 def _rename(graph: fx.Graph, layers: Layers) -> None:
@@ -173,19 +120,20 @@ def _imports(text: str, names: Mapping[str, Any]) -> list[str]:
     return sorted(lines)
 
 
-def save(path: Path, program: Program, facts: Mapping[str, Any], half: bool = False) -> None:
-    """Write `path` and the weights beside it, with `facts` as JSON in the docstring."""
-    sizes = ", ".join(map(str, program.input_shape))
+def save(
+    path: Path,
+    program: Program,
+    facts: Mapping[str, Any],
+    told: Mapping[str, Any],
+    half: bool = False,
+) -> None:
+    """Write `path` and the weights beside it, with `facts` as JSON in the docstring.
+
+    Args:
+        told: what a deployment needs, as `slimming.checkpoint.deployment` gives it.
+    """
     weights = path.with_suffix(".weights.pt")
-    head = HEAD.format(
-        name=program.name,
-        weights=weights.name,
-        sizes=sizes,
-        facts=json.dumps(facts, indent=1),
-        imports="".join(f"{line}\n" for line in program.imports),
-    )
-    tail = TAIL.format(sizes=sizes, show=program.show)
-    text = head + "\n".join(program.body) + "\n" + tail
+    text = program_text.write(program, path.name, weights.name, facts, told)
     tensors = {
         name: tensor.half() if half and tensor.is_floating_point() else tensor
         for name, tensor in program.weights.items()

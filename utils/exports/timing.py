@@ -83,7 +83,7 @@ def _laid_out(model: nn.Module) -> nn.Module:
 def _session(model: nn.Module, input_shape: Sequence[int]) -> Model:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "timed.onnx"
-        onnx_file.save(path, onnx_file.convert(model, input_shape), {})
+        onnx_file.save(path, onnx_file.convert(model, input_shape), {}, {})
         return onnx_file.open_file(path)
 
 

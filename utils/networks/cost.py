@@ -21,34 +21,96 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
 
 from slimming.surgery.builder import reason_of
 
 Model = Callable[[Tensor], Any]  # a network, or whatever else takes a batch
 
 
-def count(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
+def count(model: nn.Module, input_shape: Sequence[int]) -> dict[str, Any]:
     """Parameters, and multiply-accumulates for ONE image of `input_shape` (no batch dimension).
 
-    -> {"params", "macs", "flops_paper"}. The model is not touched: a copy is counted.
+    -> {"params", "macs", "flops_paper", "layers"}. The model is not touched: a copy is counted.
+    `layers` is {module path: {"params", "macs", "channels"}} of what multiplies, in order of
+    execution, and last "other", the rest of the network (its BatchNorms, ...): the sums are those
+    of the network. `channels` are those of its output; None where the module doesn't say.
     """
-    macs = count_macs(model, input_shape)
+    twin = copy.deepcopy(model).eval()
+    macs = _macs_of_modules(twin, example(model, input_shape))
+    total = sum(macs.values())
     return {
         "params": sum(p.numel() for p in model.parameters()),  # index buffers are not parameters
-        "macs": macs,
-        "flops_paper": 2 * macs,
+        "macs": total,
+        "flops_paper": 2 * total,
+        "layers": _layers(twin, macs),
     }
 
 
 def count_macs(model: nn.Module, input_shape: Sequence[int]) -> int:
     """Multiply-accumulates of convolutions and matrix products, attention included, per image."""
+    return sum(_macs_of_modules(copy.deepcopy(model).eval(), example(model, input_shape)).values())
+
+
+def _macs_of_modules(model: nn.Module, image: Tensor) -> dict[nn.Module, int]:
+    """What each module multiplies itself, not in a module that it calls, in order of execution."""
     from torch.utils.flop_counter import FlopCounterMode  # imports half of torch's compiler
 
-    twin = copy.deepcopy(model).eval()
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), _unfused_attention(), counter:
-        twin(example(model, input_shape))
-    return counter.get_total_flops() // 2
+    counter, macs = FlopCounterMode(display=False), dict.fromkeys([model], 0)
+    running, seen = [model], 0
+
+    def switch(module: nn.Module | None) -> None:
+        """What was multiplied since the last time is the running module's; now `module` runs."""
+        nonlocal seen
+        before, seen = seen, counter.get_total_flops() // 2
+        macs[running[-1]] += seen - before
+        if module is None:
+            running.pop()
+        else:
+            running.append(module)
+            macs.setdefault(module, 0)
+
+    def enter(module: nn.Module, _: Any) -> None:
+        switch(module)
+
+    def leave(*_: Any) -> None:
+        switch(None)
+
+    # Of all modules, since one that was scripted takes no hook of its own.
+    with (
+        register_module_forward_pre_hook(enter),
+        register_module_forward_hook(leave),
+        torch.no_grad(),
+        _unfused_attention(),
+        counter,
+    ):
+        model(image)
+    return macs
+
+
+def _layers(model: nn.Module, macs: Mapping[nn.Module, int]) -> dict[str, dict[str, int | None]]:
+    names = {module: name for name, module in model.named_modules()}
+    left = dict.fromkeys(model.parameters())
+    found, rest = {}, 0
+    for module, own in macs.items():
+        if module is model or not own:
+            rest += own
+            continue
+        params = [p for p in module.parameters(recurse=False) if p in left]
+        for parameter in params:  # two layers may share one: it is counted once
+            del left[parameter]
+        sizes = (getattr(module, key, None) for key in ("out_channels", "out_features"))
+        channels = next((size for size in sizes if isinstance(size, int)), None)
+        found[names[module]] = {
+            "params": sum(p.numel() for p in params),
+            "macs": own,
+            "channels": channels,
+        }
+    others = {"params": sum(p.numel() for p in left), "macs": rest, "channels": None}
+    return {**found, "other" if "other" not in found else "other_": others}
 
 
 def count_macs_thop(model: nn.Module, input_shape: Sequence[int]) -> int:

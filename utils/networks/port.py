@@ -99,7 +99,12 @@ def _convert(saved: Mapping[str, Any]) -> Checkpoint:
     num_classes = len(weights["classifier.weight"])
     arguments = {"depth": _depth(layout), "num_classes": num_classes, "in_channels": 3}
     checkpoint = Checkpoint(
-        "models.vgg.VGG", arguments, weights, (3, 32, 32), history=[_entry(saved, num_classes)]
+        "models.vgg.VGG",
+        arguments,
+        weights,
+        (3, 32, 32),
+        history=[_entry(saved, num_classes)],
+        **NORMALISE,
     )
     artifact.restore(checkpoint)  # whatever doesn't fit is found here
     return checkpoint

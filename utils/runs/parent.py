@@ -51,6 +51,7 @@ class Parent:
             held = weights_digest(checkpoint.weights)
             if result.get("weights", held) != held:
                 print(f"warning: the weights in {folder} are not {THOSE}")
+            checkpoint = replace(checkpoint, history=_located(checkpoint.history, result))
             name = result["name"]
             return cls(checkpoint, name, name, result["label"], result["row"], folder)
         past = [entry["normalise"] for entry in checkpoint.history if "normalise" in entry]
@@ -166,6 +167,14 @@ class Parent:
         model = hardware.place(model)
         check_outputs("the network", model, data)
         return model
+
+
+def _located(history: list[dict[str, Any]], result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A run's history with the folder its data lie in, which only its result names."""
+    data = (result.get("config") or {}).get("data") or {}
+    if "_target_" not in data or not history:
+        return history
+    return [*history[:-1], {**history[-1], "data": data}]
 
 
 def find_parent(ckpt: str | None, runs_dir: str, fits: Any, advice: str) -> Path:
