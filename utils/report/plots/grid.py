@@ -6,17 +6,8 @@ import altair as alt
 
 from utils.report.knee import Sweep
 from utils.report.label import TRAINING, family, goal, together, uncut
-from utils.report.plots.marks import (
-    RED,
-    TIP,
-    Drawn,
-    Panel,
-    but_goal,
-    capped,
-    data,
-    facts,
-    penalty,
-)
+from utils.report.plots import marks
+from utils.report.plots.marks import Drawn, Panel
 from utils.report.story import Story
 from utils.report.summary import Point
 
@@ -31,7 +22,7 @@ Cell = tuple[str, str, Point]  # row, column, the one network in it
 def grid(story: Story) -> Drawn:
     if not story.sweeps:
         return Drawn([], MISSING)
-    shown, note = capped(story.sweeps, "sweeps")
+    shown, note = marks.capped(story.sweeps, "sweeps")
     return Drawn([Panel(sweep.title, _grid(sweep), wide=True) for sweep in shown], note)
 
 
@@ -61,7 +52,7 @@ def _from(point: Point, line: dict[str, Point]) -> bool:
 
 
 def _row_name(points: Sequence[Point], sweep: Sweep, taken: dict) -> str:
-    name = but_goal(sweep.names[points[0]], points[0]) or penalty(points[0])
+    name = marks.but_goal(sweep.names[points[0]], points[0]) or marks.penalty(points[0])
     return f"{name}, {points[0]['run']}" if name in taken else name
 
 
@@ -97,7 +88,7 @@ def _grid(sweep: Sweep) -> alt.LayerChart:
     knee = sweep.knee.point if sweep.knee else None
     rows = [
         {
-            **facts(point, sweep.names[point]), "row": row, "column": names[column],
+            **marks.facts(point, sweep.names[point]), "row": row, "column": names[column],
             "value": value, "text": f"{value:.1f}", "knee": point is knee,
             "dark": value < low + 0.55 * (top - low),
         }
@@ -105,26 +96,27 @@ def _grid(sweep: Sweep) -> alt.LayerChart:
     ]  # fmt: skip
     lines = {row: row.count(", ") + 1 for row, _, _ in found}
     across = alt.Axis(title=title, labelAngle=0, labelLimit=90, domain=False, ticks=False)
+    # A label of several lines hangs from its first one.
+    hangs = [
+        {"test": f"length(split(datum.label, ', ')) == {n}", "value": 7 - 7 * n}
+        for n in range(2, max(lines.values()) + 1)
+    ]
     down = alt.Axis(
-        title=None,
-        labelExpr="split(datum.label, ', ')",
-        labelLimit=130,
-        domain=False,
-        ticks=False,
-        labelOffset=-7 * (max(lines.values()) - 1),
-    )
+        title=None, labelExpr="split(datum.label, ', ')", labelLimit=150, domain=False,
+        ticks=False, labelOffset={"condition": hangs, "value": 0},
+    )  # fmt: skip
     gaps = alt.Scale(paddingInner=0.05, paddingOuter=0.03)
-    chart = alt.Chart(data(rows)).encode(
+    chart = alt.Chart(marks.data(rows)).encode(
         alt.X("column:N", sort=[*names.values()], axis=across, scale=gaps),
         alt.Y("row:N", sort=[*lines], axis=down, scale=gaps),
-        tooltip=TIP,
+        tooltip=marks.TIP,
     )
     scale = alt.Scale(
         scheme="cividis", clamp=True, domain=[low, top] if low < top else [low - 1, top]
     )
     bar = alt.Legend(title=f"{called} accuracy in %", gradientLength=180, direction="horizontal")
     boxes = chart.mark_rect(cornerRadius=3).encode(alt.Color("value:Q", scale=scale, legend=bar))
-    frame = chart.mark_rect(fillOpacity=0, stroke=RED, strokeWidth=4, cornerRadius=3)
+    frame = chart.mark_rect(fillOpacity=0, stroke=marks.RED, strokeWidth=4, cornerRadius=3)
     words = chart.mark_text(fontSize=13).encode(
         text="text:N",
         color=alt.when("datum.dark").then(alt.value("white")).otherwise(alt.value("black")),
