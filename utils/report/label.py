@@ -7,6 +7,7 @@ along which they are meant to differ.
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 from utils.report import groups
@@ -32,6 +33,7 @@ OF_CUTS = {"method", "repair", "then", "epochs"}
 UNITS = {"macs": "MACs", "params": "parameters", "latency": "time"}
 
 
+@cache  # a page asks for one point thousands of times
 def together(point: Point, *axes: str) -> str:
     """Equal for points that may stand together, and for no others.
 

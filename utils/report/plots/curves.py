@@ -32,7 +32,10 @@ def curves(story: Story) -> Drawn:
             continue
         read = {point: _read(story, point) for point in marks.spread(points, LINES)}
         known = {point: seeds for point, seeds in read.items() if seeds}
-        title += ": training" if points[0]["stage"] == "train" else ": fine-tuning"
+        if points[0]["stage"] == "train":
+            title = f"{marks.but_goal(title, points[0])}: training"
+        else:
+            title += ": fine-tuning"
         panels += _pair(title, known) if known else []
         if known and len(known) < len(points):
             notes.append(f"{title}: {len(known)} of {len(points)} networks")

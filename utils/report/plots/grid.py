@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import altair as alt
 
 from utils.report.knee import Sweep
-from utils.report.label import TRAINING, family, goal, together, uncut
+from utils.report.label import family, goal, together, uncut
 from utils.report.plots import marks
 from utils.report.plots.marks import Drawn, Panel
 from utils.report.story import Story
@@ -16,6 +16,7 @@ MISSING = (
     "There is no sweep here yet. `python pipeline.py -m method.strength=0.005,0.015 "
     "ratio=0.3,0.5,0.7 data.val_size=200` makes one."
 )
+CUTS = ("cut", "after", "stages")  # what differs among networks of one training
 Cell = tuple[str, str, Point]  # row, column, the one network in it
 
 
@@ -29,31 +30,27 @@ def grid(story: Story) -> Drawn:
 def cells(sweep: Sweep) -> list[Cell]:
     """Each network by all but its goal, and by its goal; an uncut one in each row it became."""
     rows: dict[str, dict[str, Point]] = {}
+    became: dict[str, list[dict[str, Point]]] = {}  # rows of a training
     for members in family(sweep.cuts, "goal").values():
         lines: list[dict[str, Point]] = []
-        for point in members:  # those of one goal don't fit into one row
+        for point in members:  # two of one goal don't fit into one row
             line = next((line for line in lines if goal(point) not in line), None)
             if line is None:
                 lines.append(line := {})
             line[goal(point)] = point
+        became.setdefault(together(members[0], *CUTS), []).extend(lines)
         for line in lines:
-            rows[_row_name([*line.values()], sweep, rows)] = line
+            rows[_row_name(next(iter(line.values())), sweep, rows)] = line
     for point in sweep.uncut:
-        own = [line for line in rows.values() if _from(point, line)]
-        for line in own or [rows.setdefault(_row_name([point], sweep, rows), {})]:
+        own = became.get(together(point, *CUTS))
+        for line in own or [rows.setdefault(_row_name(point, sweep, rows), {})]:
             line["uncut"] = point
     return [(row, column, point) for row, line in rows.items() for column, point in line.items()]
 
 
-def _from(point: Point, line: dict[str, Point]) -> bool:
-    training = together(point, *TRAINING[1:])
-    cuts = [cut for cut in line.values() if not uncut(cut)]
-    return bool(cuts) and together(cuts[0], *TRAINING[1:]) == training
-
-
-def _row_name(points: Sequence[Point], sweep: Sweep, taken: dict) -> str:
-    name = marks.but_goal(sweep.names[points[0]], points[0]) or marks.penalty(points[0])
-    return f"{name}, {points[0]['run']}" if name in taken else name
+def _row_name(point: Point, sweep: Sweep, taken: dict) -> str:
+    name = marks.but_goal(sweep.names[point], point) or marks.penalty(point)
+    return f"{name}, {point['run']}" if name in taken else name
 
 
 def _in_order(point: Point) -> tuple:
