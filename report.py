@@ -5,9 +5,9 @@
     python report.py figures=pdf            # the plots as files, for a paper
     python report.py table=1a               # a table of the paper, ours beside it
 
-Writes report/ beside the runs, or to=FOLDER: index.html, report.md, table.csv, report.json,
-gammas.png, widths.png. Only result.json and metrics.jsonl are read (and model.pt, to time it):
-nothing is computed anew.
+Writes report/ beside the runs, or to=FOLDER: index.html, report.md, summary.csv and .tex (means
+over seeds), contests.tex, table.csv and report.json (every run and step). Only result.json and
+metrics.jsonl are read (and model.pt, to time it): nothing is computed anew.
 """
 
 from utils.cli.script import begin, script
@@ -16,21 +16,18 @@ if __name__ == "__main__":  # --help doesn't wait for what is imported next
     begin("report")
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
-from rich.table import Table
 
 from slimming import checkpoint as artifact
 from utils.networks.cost import latency
-from utils.report import render, table
+from utils.report import render, table, tables
 from utils.report.page import page
 from utils.report.paper.report import paper_table
 from utils.report.plots.marks import Drawn, save
+from utils.report.render import Table
 from utils.report.story import Story
-from utils.report.summary import by_ratio
 from utils.runs import housekeeping
 from utils.runs.environment import machine
 from utils.runs.results import find_runs, writable, write_text
@@ -48,71 +45,64 @@ def report(cfg) -> Path:
     if cfg.latency:
         _time(runs, tuple(cfg.allow))
     story = Story(runs)
-    data = table.frame(story.rows)
     drawn = page.draw(story)
-    pictures = _pictures(drawn, folder)
-    if cfg.figures:
-        _figures(drawn, folder / "figures", cfg.figures)
-    write_text(folder / "table.csv", render.csv(data))
-    # Not by pandas, whose JSON has ten digits.
-    write_text(folder / "report.json", json.dumps(story.rows, indent=1) + "\n")
-    write_text(folder / "report.md", page.markdown(story, pictures))
-    write_text(folder / "index.html", page.page(story, drawn, _title(story)))
-    console = render.console()
-    for shown in _terminal(story.rows, data, narrow=console.width < 100):
-        console.print(shown)
+    pictures = _pictures(drawn, folder / "figures", cfg.figures)
+    made = {
+        "table.csv": tables.every_accuracy(story.rows).csv(),
+        "report.json": json.dumps(story.rows, indent=1) + "\n",
+        "summary.csv": tables.means(story).csv(),
+        "summary.tex": _latex(tables.results(story), "networks"),
+        "contests.tex": _latex(tables.contests(story), "contest"),
+        "report.md": page.markdown(story, pictures),
+        "index.html": page.page(story, drawn),
+    }
+    for name, text in made.items():
+        write_text(folder / name, text)
+    _print(story)
     print(f"{folder / 'index.html'} explains it: open it in a browser; {folder / 'report.md'} too")
     return folder / "report.md"
 
 
 def _folder(cfg) -> Path:
-    return Path(cfg.to) if cfg.to else Path(cfg.runs_dir) / "report"
+    """Part of the runs has a place of its own: the report of all of them stays."""
+    if cfg.to:
+        return Path(cfg.to)
+    part = re.sub(r"[^\w.-]+", "-", str(cfg.only)) if cfg.only else None
+    return Path(cfg.runs_dir) / "report" / (f"only-{part}" if part else "")
 
 
-def _title(story: Story) -> str:
-    """What all runs are about, as far as they agree."""
-    networks = {row["network"] for row in story.rows}
-    data = {row["data"] for row in story.rows}
-    network = networks.pop() if len(networks) == 1 else f"{len(networks)} networks"
-    return f"{network} on {data.pop() if len(data) == 1 else f'{len(data)} data sets'}"
+def _latex(made: Iterable[Table], label: str) -> str:
+    return "\n".join(one.latex(f"{label}-{n}") for n, one in enumerate(made, start=1))
 
 
-def _pictures(drawn: Mapping[str, Drawn], folder: Path) -> dict[str, str]:
-    """Those of report.md: {file name: a note on what is not in it}."""
-    notes = {}
-    for name in ("gammas", "widths"):
-        path = folder / f"{name}.png"
-        path.unlink(missing_ok=True)  # an older picture would be of other runs
-        if drawn[name].figure is not None:
-            save(drawn[name].figure, path)
-            notes[path.name] = drawn[name].note
-    return notes
-
-
-def _figures(drawn: Mapping[str, Drawn], folder: Path, kind: str) -> None:
+def _pictures(drawn: Mapping[str, Drawn], folder: Path, kind: str | None) -> dict[str, str]:
+    """The plots as files, where they are asked for: {name in report.md: what it shows}."""
+    if kind is None:
+        return {}
     folder.mkdir(exist_ok=True)
-    made = {name: plot.figure for name, plot in drawn.items() if plot.figure is not None}
-    for name, figure in made.items():
-        save(figure, folder / f"{name}.{kind}")
+    made = {name: plot for name, plot in drawn.items() if plot.panels}
+    for name, plot in made.items():
+        save(plot, folder / f"{name}.{kind}")
     print(f"{len(made)} figures as {kind} in {folder}")
+    titles = {plot.name: plot.title for plot in page.PLOTS}
+    return {f"figures/{name}.{kind}": titles[name] for name in made if kind != "pdf"}
 
 
-def _terminal(rows: Sequence[dict[str, Any]], data: pd.DataFrame, narrow: bool) -> list[Table]:
-    """Every network in a rich table; too many to read become a line per network and ratio."""
-    recipes = dict.fromkeys(row["recipe"] for row in rows)
-    if len(rows) > ROWS:
-        parts = ((of, [row for row in rows if row["recipe"] == of]) for of in recipes)
-        return [render.terminal(by_ratio(part), f"{of} recipe") for of, part in parts]
-    text = table.humane(data)
-    same = [column for column in text.columns if text[column].nunique() == 1]
-    said = [data[column].iloc[0] for column in ("network", "data") if column in same]
-    said += [f"{recipe} recipe" for recipe in recipes if len(recipes) == 1]
-    hidden = {"run", "ratio", *same} - {"step", "test %"}  # a cut's step tells its ratio
-    if narrow:
-        hidden |= {"epochs"}
-        text["channels"] = text["channels"].str.replace(r" \(.*\)", "", regex=True)
-    shown = [column for column in text.columns if column not in hidden]
-    return [render.terminal(text[shown], ", ".join(said) or None)]
+def _print(story: Story) -> None:
+    """Means over seeds, and what became of each contest; long ones are in the files."""
+    console = render.console()
+    made = [*tables.results(story), *tables.contests(story)]
+    lines = 0
+    for one in made:
+        lines += len(one.body)
+        if lines > ROWS and one is not made[0]:
+            console.print(f"{len(made) - made.index(one)} more tables are in report.md")
+            break
+        console.print(one.head(ROWS).terminal(console.width))
+    for sweep in story.sweeps:
+        if found := sweep.knee:
+            said = f"{sweep.names[found.point]} of {sweep.title}"
+            console.print(f"suggested, by validation images alone: {said}")
 
 
 def _time(runs: list[dict], allow: tuple[str, ...]) -> None:

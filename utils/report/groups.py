@@ -74,7 +74,8 @@ def _cut(run: Run, asked: dict[str, Any]) -> None:
     goal = {key: value for key, value in (run.get("target") or {}).items() if value is not None}
     asked["target"] = goal or None
     asked["ratio"] = None if goal else run.get("ratio")  # with a target it is what came out
-    asked["method"] = _without(asked.get("method"), PENALTY | SAID)
+    # Of a result without its config only the method's name is known.
+    asked["method"] = _without(asked.get("method"), PENALTY | SAID) or run.get("method")
     asked["recalibrate"] = run.get("recalibrate", asked.get("recalibrate"))
     if asked["compensate"] == "none":
         asked.pop("images", None)

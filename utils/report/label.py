@@ -6,7 +6,7 @@ along which they are meant to differ.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -29,7 +29,7 @@ TRAINING = ("lambda", "cut", "after", "stages")  # what is left is how the netwo
 PARTS = ("network", "recipe", "training", "lambda", "method", "cut", "pass", "repair", "then")
 PARTS += ("epochs",)
 UNSEEN = "its training isn't here"
-OF_CUTS = {"method", "repair", "then", "epochs"}
+OF_CUTS = {"method", "repair", "then"}
 UNITS = {"macs": "MACs", "params": "parameters", "latency": "time"}
 
 
@@ -74,13 +74,11 @@ def labels(points: Sequence[Point]) -> dict[Point, str]:
 
     Where words don't tell two apart, the settings do in which they differ. `label` names one alone.
     """
-    parts = {point: _parts(point) for point in points}
-    for point, text in _trainings(points).items():
-        parts[point]["training"] = text
-    shown = [name for name in PARTS if len({own[name] for own in _asked(parts, name)}) > 1]
+    told = parts(points)
+    shown = [name for name in PARTS if len(_values(told, name)) > 1]
     said: dict[str, list[Point]] = {}
-    for point, own in parts.items():
-        text = ", ".join(own[name] for name in shown if own[name])
+    for point, own in told.items():
+        text = _joined(own, shown)
         said.setdefault(text or own["cut"], []).append(point)
     return {
         point: ", ".join([text, *more])
@@ -89,39 +87,48 @@ def labels(points: Sequence[Point]) -> dict[Point, str]:
     }
 
 
-def _unique(several: Sequence[Point]) -> list[list[str]]:
-    """As `_apart`; where settings don't do, the name of a run."""
-    if len(several) == 1:
-        return [[]]
-    texts = [text if text != [UNSEEN] else [] for text in _apart(several)]
-    if len({tuple(text) for text in texts}) == len(texts):
-        return texts
-    return [[*text, str(point["run"])] for text, point in zip(texts, several, strict=True)]
-
-
-def _asked(parts: dict[Point, dict[str, str]], name: str) -> list[dict[str, str]]:
-    """Those that a part can tell apart: of what was not cut there is no repair to speak of."""
-    return [own for point, own in parts.items() if name not in OF_CUTS or not uncut(point)]
-
-
 def label(point: Point) -> str:
-    """ "vgg11-w0.25 on cifar10, fast recipe, λ 0.0008, slimming, keep 50 % of MACs, fine-tuned" """
-    return ", ".join(text for text in _parts(point).values() if text)
+    """ "vgg11-w0.25 on cifar10, fast recipe, λ 0.0008, slimming, keep 50 % MACs, fine-tuned" """
+    return _joined(_parts(point), PARTS)
 
 
 def common(points: Sequence[Point]) -> str:
     """What all of them share, as a title for what `labels` tells apart."""
-    parts = {point: _parts(point) for point in points}
-    told = {name: {own[name] for own in _asked(parts, name)} for name in PARTS}
-    return ", ".join(text for texts in told.values() if len(texts) == 1 for text in texts if text)
+    told = parts(points)
+    values = {name: _values(told, name) for name in PARTS}
+    shared = {name: text for name, texts in values.items() for text in texts if len(texts) == 1}
+    return _joined(shared, [*shared])
 
 
-def _trainings(points: Sequence[Point]) -> dict[Point, str]:
+def _joined(own: Mapping[str, str], names: Sequence[str]) -> str:
+    """ "fine-tuned" goes without saying where its epochs are said."""
+    told = [name for name in names if own[name]]
+    if "epochs" in told and own.get("then") == "fine-tuned":
+        told = [name for name in told if name != "then"]
+    return ", ".join(own[name] for name in told)
+
+
+def parts(points: Sequence[Point]) -> dict[Point, dict[str, str]]:
+    """All that names each of them, part by part: {"network": ..., "lambda": ..., "cut": ...}."""
+    told = {point: _parts(point) for point in points}
+    for point, text in _trainings(told).items():
+        told[point]["training"] = text
+    return told
+
+
+def _values(told: Mapping[Point, dict[str, str]], name: str) -> set[str]:
+    """What is said of a part; of what was not cut there is no repair to speak of."""
+    if name == "epochs":
+        return {own[name] for own in told.values() if own[name]} or {""}
+    return {own[name] for point, own in told.items() if name not in OF_CUTS or not uncut(point)}
+
+
+def _trainings(told: Mapping[Point, dict[str, str]]) -> dict[Point, str]:
     """How trainings of one network and recipe differ: "8 epochs, data.val_size 5000"; or ""."""
     subjects: dict[tuple, dict[str, list[Point]]] = {}
-    for point in points:
-        subject = tuple(_parts(point)[name] for name in ("network", "recipe"))
-        subjects.setdefault(subject, {}).setdefault(regime(point), []).append(point)
+    for point, own in told.items():
+        same = subjects.setdefault((own["network"], own["recipe"]), {})
+        same.setdefault(regime(point), []).append(point)
     said: dict[Point, str] = {}
     for regimes in subjects.values():
         texts = _apart([several[0] for several in regimes.values()], TRAINING)
@@ -130,8 +137,18 @@ def _trainings(points: Sequence[Point]) -> dict[Point, str]:
     return said
 
 
+def _unique(several: Sequence[Point]) -> list[list[str]]:
+    """What tells points of one name apart; where settings don't, the name of a run."""
+    if len(several) == 1:
+        return [[]]
+    texts = [text if text != [UNSEEN] else [] for text in _apart(several)]
+    if len({tuple(text) for text in texts}) == len(texts):
+        return texts
+    return [[*text, str(point["run"])] for text, point in zip(texts, several, strict=True)]
+
+
 def _apart(several: Sequence[Point], axes: Sequence[str] = ()) -> list[list[str]]:
-    """The settings that tell points apart: "8 epochs", "data.val_size 5000"."""
+    """The settings in which points differ, at most three: "8 epochs", "data.val_size 5000"."""
     settings = [_kept(point, ["stages", *axes]) for point in several]
     known = [own for own in settings if "unseen" not in own]
     found = list(groups.differing(known))[:3] if known else []
@@ -143,7 +160,11 @@ def _apart(several: Sequence[Point], axes: Sequence[str] = ()) -> list[list[str]
 
 def _said(name: str, setting: Any) -> str:
     name = name.partition(": ")[2] or name
-    return f"{setting:g} epochs" if name == "epochs" else f"{name} {groups.value(setting)}"
+    return _epochs(setting) if name == "epochs" else f"{name} {groups.value(setting)}"
+
+
+def _epochs(number: float | None) -> str:
+    return "-" if number is None else f"{number:g} epoch{'' if number == 1 else 's'}"
 
 
 def _parts(point: Point) -> dict[str, str]:
@@ -160,7 +181,7 @@ def _parts(point: Point) -> dict[str, str]:
         "repair": point["repair"],
         "then": point.what if tuned else "" if uncut(point) else "not fine-tuned",
         # Those of a control of equal computation follow from its network.
-        "epochs": f"{point['epochs']:g} epochs" if own_epochs else "",
+        "epochs": f"{_epochs(point['epochs'])} of fine-tuning" if own_epochs else "",
     }
     return {name: said.get(name, "") for name in PARTS}
 
@@ -170,11 +191,11 @@ def uncut(point: Point) -> bool:
 
 
 def goal(point: Point) -> str:
-    """What a cut was asked for: "cut 70 % of channels", "keep 50 % of MACs", or "uncut"."""
+    """What a cut was asked for: "cut 70 % channels", "keep 50 % MACs", or "uncut"."""
     if uncut(point):
         return "uncut"
     if point["target"] is None:
-        return f"cut {100 * point['ratio']:.4g} % of channels"
+        return f"cut {100 * point['ratio']:.4g} % channels"
     limits = (limit.rpartition(" ") for limit in point["target"].split(", "))
     return "keep " + " and ".join(_limit(name, float(limit)) for name, _, limit in limits)
 
@@ -182,4 +203,4 @@ def goal(point: Point) -> str:
 def _limit(name: str, limit: float) -> str:
     """A share of what the network cost before, or how much."""
     unit = UNITS.get(name, name)
-    return f"{100 * limit:.4g} % of {unit}" if limit <= 1 else f"{si(limit)} {unit}"
+    return f"{100 * limit:.4g} % {unit}" if limit <= 1 else f"{si(limit)} {unit}"

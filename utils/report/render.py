@@ -1,34 +1,164 @@
-"""A table of text for every reader: Markdown, LaTeX, CSV, the terminal; and pages from templates.
+"""A table for every reader: HTML, Markdown, LaTeX, CSV, the terminal; and pages from templates.
 
 What stands in a result may come from a stranger, so each renderer escapes for its own reader.
 """
 
+import csv
+import io
 import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import rich.table
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from pandas.api.types import is_numeric_dtype
+from markupsafe import Markup
 from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from utils.runs.units import si
 
 TEMPLATES = Path(__file__).parent / "page"
-# Columns of words, which stand to the left and may wrap; numbers do neither.
-WORDS = {"row", "step", "network", "data", "recipe", "method", "then", "against", "verdict", "run"}
-WORDS |= {"stage", "commit", "machine", "command"}
-SEEDS = re.compile(r" \(n = (\d+)\)")
 # What would begin code, a link, HTML, a cell or emphasis; "1.81*" and "l1_norm" begin nothing.
 MARKDOWN = re.compile(r"[\\`\[\]|~<]|&(?=[#\w])|\*(?=\S)|(?<![^\W_])_(?=\S)")
 ENTITIES = {"<": "&lt;", "&": "&amp;"}
 LATEX = {character: f"\\{character}" for character in "&#_$%{}"}
 LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-LATEX |= {"±": r"$\pm$", "λ": r"$\lambda$", " %": r"\,\%", "\n": " "}
+LATEX |= {"±": r"$\pm$", "λ": r"$\lambda$", "γ": r"$\gamma$", "×": r"$\times$", "−": "$-$"}
+LATEX |= {" %": r"\,\%", "\n": " ", "\r": " "}
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet computes
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: what people read, and what it is sorted by."""
+
+    name: str
+    cells: Sequence[str]
+    values: Sequence[Any] | None = None  # as numbers, None where there is none; None: no numbers
+    words: bool = False  # stands to the left and may wrap; numbers do neither
+    minor: int = 0  # a narrow terminal does without the highest first; 0 always stays
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of equal length, and what is said of them.
+
+    `rows` has facts of each row for the page: "run" (a row leads there), "label", "method",
+    "penalty" (to be filtered by), "knee" (shaded).
+    """
+
+    columns: Sequence[Column]
+    title: str = ""
+    notes: Sequence[str] = ()
+    rows: Sequence[Mapping[str, str]] = field(default_factory=tuple)
+
+    @property
+    def names(self) -> list[str]:
+        return [column.name for column in self.columns]
+
+    @property
+    def body(self) -> list[tuple[str, ...]]:
+        return [*zip(*(column.cells for column in self.columns), strict=True)]
+
+    def told(self) -> "Table":
+        """Without the columns that have nothing to say."""
+        kept = [column for column in self.columns if any(cell != "-" for cell in column.cells)]
+        return replace(self, columns=kept)
+
+    def head(self, most: int) -> "Table":
+        """The first rows; what is left out is said."""
+        if (more := len(self.body) - most) <= 0:
+            return self
+        columns = [
+            replace(c, cells=c.cells[:most], values=c.values and c.values[:most])
+            for c in self.columns
+        ]
+        return replace(self, columns=columns, title=f"{self.title} ({more} more in report.md)")
+
+    def cells(self) -> Iterator[tuple[Mapping[str, str], list[tuple[Column, str, Any]]]]:
+        """Row by row: its facts, and (column, text, the number it is sorted by)."""
+        for number, texts in enumerate(self.body):
+            values = (c.values[number] if c.values else None for c in self.columns)
+            cells = [*zip(self.columns, texts, values, strict=True)]
+            yield (self.rows[number] if self.rows else {}), cells
+
+    def html(self) -> Markup:
+        return Markup(page("table.html", table=self))
+
+    def markdown(self) -> "Markdown":
+        """A GitHub table; numbers to the right."""
+        head, *body = ([*map(words, row)] for row in [self.names, *self.body])
+        rule = ["---" if column.words else "---:" for column in self.columns]
+        return Markdown("\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *body)))
+
+    def latex(self, label: str, comments: Sequence[str] = ()) -> str:
+        r"""A table for \usepackage{booktabs}; its notes stand below it."""
+        sides = "".join("l" if column.words else "r" for column in self.columns)
+        head, *body = (" & ".join(map(_latex, row)) + r" \\" for row in [self.names, *self.body])
+        lines = [
+            r"needs \usepackage{booktabs}",
+            *(" ".join(text.splitlines()) for text in comments),
+        ]
+        notes = [rf"\par\footnotesize {_latex(note)}" for note in self.notes]
+        return "\n".join(
+            [
+                *(f"% {line}" for line in lines),
+                *(r"\begin{table}", r"\centering", rf"\caption{{{_latex(self.title)}}}"),
+                *(rf"\label{{tab:{label}}}", rf"\begin{{tabular}}{{{sides}}}", r"\toprule"),
+                *(head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"),
+                *(*notes, r"\end{table}", ""),
+            ]
+        )
+
+    def csv(self) -> str:
+        """All numbers as they are; text that a spreadsheet would compute gets an apostrophe."""
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(self.names)
+        columns = (
+            column.cells if column.values is None else column.values for column in self.columns
+        )
+        for row in zip(*columns, strict=True):
+            writer.writerow("" if cell is None else _defused(cell) for cell in row)
+        return file.getvalue()
+
+    def terminal(self, width: int) -> rich.table.Table:
+        """As many of the columns as the window holds; words wrap in it, numbers don't."""
+        shown, spare = _fitting(self.columns, width)
+        left_out = [column.name for column in self.columns if column not in shown]
+        said = f"not in this window: {', '.join(left_out)}" if left_out else None
+        made = rich.table.Table(
+            title=self.title, caption=said, box=box.SIMPLE, padding=(0, 1, 0, 0)
+        )
+        for column in shown:
+            made.add_column(
+                column.name,
+                justify="left" if column.words else "right",
+                no_wrap=not column.words,
+                min_width=None if column.words else _width(column),
+                max_width=max(16, spare) if column is shown[0] else None,
+            )
+        for row in zip(*(column.cells for column in shown), strict=True):
+            made.add_row(*row)
+        return made
+
+
+def _fitting(columns: Sequence[Column], width: int) -> tuple[list[Column], int]:
+    """(the columns that a window holds, what is left for the first, which may wrap)"""
+    shown = list(columns)
+    while True:
+        spare = width - 4 - sum(2 + _width(column) for column in shown[1:])
+        last = max(shown, key=lambda column: column.minor)
+        if spare >= min(30, _width(shown[0])) or not last.minor:
+            return shown, spare
+        shown.remove(last)
+
+
+def _width(column: Column) -> int:
+    return max(map(len, [column.name, *column.cells]))
 
 
 class Markdown(str):
@@ -50,38 +180,9 @@ def code(value: Any) -> Markdown:
     return Markdown(f"{fence} {text} {fence}" if "`" in text else f"`{text}`")
 
 
-def markdown(text: pd.DataFrame) -> Markdown:
-    """A GitHub table; numbers to the right."""
-    head, *body = ([*map(words, row)] for row in [text.columns, *_rows(text)])
-    rule = ["---" if column in WORDS else "---:" for column in text.columns]
-    return Markdown("\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *body)))
-
-
-def latex(text: pd.DataFrame, caption: str, comments: list[str]) -> str:
-    r"""A table for \usepackage{booktabs}."""
-    sides = "".join("l" if column in WORDS else "r" for column in text.columns)
-    head, *body = (" & ".join(map(_latex, row)) + r" \\" for row in [text.columns, *_rows(text)])
-    lines = ["needs \\usepackage{booktabs}", *(" ".join(text.splitlines()) for text in comments)]
-    return "\n".join(
-        [
-            *(f"% {line}" for line in lines),
-            *(r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{{sides}}}", r"\toprule"),
-            *(head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"),
-            *(rf"\caption{{{_latex(caption)}}}", r"\end{table}", ""),
-        ]
-    )
-
-
 def _latex(text: str) -> str:
+    text = re.sub(r"(?<![\w.])-(?=[\d.])", "−", str(text))  # a minus, not a hyphen
     return re.sub("|".join(map(re.escape, LATEX)), lambda m: LATEX[m[0]], text)
-
-
-def csv(data: pd.DataFrame) -> str:
-    """All numbers as they are; text that a spreadsheet would compute gets an apostrophe."""
-    words = [column for column in data if not is_numeric_dtype(data[column])]
-    defused = {column: [*map(_defused, data[column])] for column in words}
-    data = data.assign(**{name: pd.Series(x, data.index, object) for name, x in defused.items()})
-    return data.to_csv(index=False, lineterminator="\n")
 
 
 def _defused(value: Any) -> Any:
@@ -91,21 +192,6 @@ def _defused(value: Any) -> Any:
 def console() -> Console:
     """The terminal; a file gets lines of 200. No text is taken for rich's own markup."""
     return Console(width=None if Console().is_terminal else 200, markup=False, highlight=False)
-
-
-def terminal(text: pd.DataFrame, title: str | None) -> Table:
-    """Words may wrap in a narrow window, numbers may not."""
-    table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for column in text.columns:
-        justify, least = ("left", 12) if column in WORDS else ("right", None)
-        table.add_column(column, justify=justify, no_wrap=column not in WORDS, min_width=least)
-    for row in _rows(text):
-        table.add_row(*row)
-    return table
-
-
-def _rows(text: pd.DataFrame) -> list[list[str]]:
-    return text.astype(str).values.tolist()
 
 
 def page(template: str, **content: Any) -> str:
@@ -124,7 +210,5 @@ def _templates(html: bool) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters |= {"si": si, "rows": _rows, "around_n": SEEDS.split, "code": code}
-    made.filters |= {"table": markdown}
-    made.globals["WORDS"] = WORDS
+    made.filters |= {"si": si, "code": code}
     return made

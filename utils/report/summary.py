@@ -116,9 +116,7 @@ def what(row: Row) -> str:
     return "trained" if step in ("baseline", "sparse") else step
 
 
-def lines(
-    rows: Sequence[Row], paths: Mapping[str, Chain], points: Sequence[Point]
-) -> list[Line]:
+def lines(rows: Sequence[Row], paths: Mapping[str, Chain], points: Sequence[Point]) -> list[Line]:
     """One for each training, and one for each network that nothing more was done to.
 
     Args:

@@ -9,8 +9,6 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import pandas as pd
-
 from utils.report import groups
 from utils.runs.results import STAGES
 
@@ -22,7 +20,6 @@ AFTER = {
     "recalibrated": frozenset(),
 }
 COSTS = ("params", "macs", "macs_thop", "flops_paper", "bytes")
-INTEGERS = ("seed", "pass", "kept", "total", *COSTS, "epochs")
 
 
 def chains(runs: Sequence[Run]) -> list[list[Run]]:
@@ -84,7 +81,10 @@ def ratio(path: Iterable[Run]) -> float | None:
 def target(path: Iterable[Run]) -> str | None:
     """ "macs 0.5": what the last cut of a chain asked to stay, or None."""
     limits = _last_cut(path).get("target") or {}
-    return ", ".join(f"{name} {limit:.10g}" for name, limit in limits.items() if limit is not None) or None
+    return (
+        ", ".join(f"{name} {limit:.10g}" for name, limit in limits.items() if limit is not None)
+        or None
+    )
 
 
 def method(path: Iterable[Run]) -> str:
@@ -223,12 +223,3 @@ def tuning(run: Run) -> str:
     """What a finetune run is: the paper's third stage, or a control that begins anew."""
     scratch = run.get("scratch", "none")
     return "fine-tuned" if scratch == "none" else f"scratch-{scratch}"
-
-
-def frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """The rows as they are, typed: a missing integer stays missing and turns no other to float.
-
-    thop's count only where somebody asked for one.
-    """
-    data = pd.DataFrame(list(rows)).astype(dict.fromkeys(INTEGERS, "Int64"))
-    return data.drop(columns="macs_thop") if data["macs_thop"].isna().all() else data

@@ -1,69 +1,28 @@
 """What the page and report.md have to say, as plain data; their templates make sentences of it."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-import pandas as pd
-
-from utils.report.knee import final, uncut
-from utils.report.origins import commit, commits, letters
+from utils.report.label import common, regime, uncut
+from utils.report.origins import commit
 from utils.report.story import Story
-from utils.report.summary import Point, apart, by_line, by_ratio, goal, line
-from utils.report.table import frame, humane
+from utils.report.summary import Point
+from utils.report.table import machine
 from utils.runs.results import STAGES
 from utils.runs.units import duration, si
 
 CALLED = dict(zip(STAGES, ("training", "cut", "fine-tuning"), strict=True))
+HEADLINES = 3  # of several sweeps
+LAYERED = 300  # runs whose layers are told one by one
 
 
-@dataclass(frozen=True)
-class Part:
-    """All networks of one recipe."""
-
-    recipe: str | None
-    rows: Sequence[Mapping[str, Any]]
-    means: pd.DataFrame  # a line per network and ratio
-    every: pd.DataFrame  # a line per network
-    mixed: str  # a warning where several commits made them, or ""
-    letters: Mapping[str, str]  # {commit: its letter}, where there are several
-    commits: Sequence[str]  # letters of each line of `means`
-    refused: Sequence[str]  # why some cells hold several values
-    shaded: Sequence[int]  # lines of `means` with a suggested knee
-
-
-def parts(story: Story) -> list[Part]:
-    """One for each recipe: no table mixes two."""
-    marked = {line(knee.point) for knee in story.knees.values() if knee}
-    made = []
-    for recipe in dict.fromkeys(row["recipe"] for row in story.rows):
-        rows = [row for row in story.rows if row["recipe"] == recipe]
-        lines = by_line(rows)
-        runs = {row["run"]: story.by_name[row["run"]] for row in rows}
-        names = letters(story.by_name[row["run"]] for row in rows)
-        made.append(
-            Part(
-                recipe,
-                rows,
-                by_ratio(rows),
-                humane(frame(rows)),
-                commits(runs.values()),
-                names,
-                [
-                    " ".join(sorted({names[commit(runs[row["run"]])] for row in members}))
-                    for members in lines.values()
-                    if names
-                ],
-                apart(rows, story.paths),
-                [number for number, key in enumerate(lines) if key in marked],
-            )
-        )
-    return made
-
-
-def timed_on(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    return sorted({row["timed_on"] for row in rows if row["timed_on"]})
+def title(story: Story) -> str:
+    """What all runs are about, as far as they agree."""
+    networks = {row["network"] for row in story.rows}
+    data = {row["data"] for row in story.rows}
+    network = networks.pop() if len(networks) == 1 else f"{len(networks)} networks"
+    return f"{network} on {data.pop() if len(data) == 1 else f'{len(data)} data sets'}"
 
 
 def summary(story: Story) -> str:
@@ -89,45 +48,43 @@ def _list(words: list[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def cards(story: Story) -> list[tuple[str, str]]:
-    """(number, words) of the first comparison: the network as it was, and the suggested thin one
-    or the best."""
-    ends = final(story.points)
-    if thin := next((knee.point for knee in story.knees.values() if knee), None):
-        why = "the suggestion"
-    else:
-        thin = max((p for p in ends if not uncut(p)), key=lambda p: p.mean("test"), default=None)
-        why = "the most accurate thin network here by the test set, so no choice"
-    if thin is None:
-        return []
-    same = [p for p in ends if uncut(p) and _alike(p, thin)]
-    before = next((p for p in same if not p["lambda"]), same[0] if same else None)
-    told = [(_percent(thin), f"{_cut_words(thin)}: {why}")]
+def headlines(story: Story) -> list[tuple[str, list[tuple[str, str]]]]:
+    """[(what it is about, [(number, words)])]: a suggested network beside the one it came from.
+
+    Suggestions are made on validation images; a single thin network needs none. Where there are
+    several and no such images, nothing is put forward: the test set chooses nothing.
+    """
+    found = [sweep.knee.point for sweep in story.sweeps if sweep.knee]
+    thin = [line.end for line in story.lines if not uncut(line.end)]
+    if not found and len(thin) == 1:
+        found = thin
+    return [(common([point]), _cards(story, point)) for point in found[:HEADLINES]]
+
+
+def _cards(story: Story, thin: Point) -> list[tuple[str, str]]:
+    before = story.dense.get(regime(thin)) or next(
+        (line.end for line in story.lines if uncut(line.end) and regime(line.end) == regime(thin)),
+        None,
+    )
+    told = [(_accuracy(thin), f"test accuracy{_validated(thin)}, cut")]
     if before is None:
         return told
-    trained = f"λ {before['lambda']:g}" if before["lambda"] else "no penalty"
-    words = f"test accuracy of {before['network']} on {before['data']}, uncut, {trained}"
-    told.insert(0, (_percent(before), words))
+    name = "without a penalty" if not before["lambda"] else f"with λ {before['lambda']:g}"
+    told.insert(0, (_accuracy(before), f"test accuracy{_validated(before)}, uncut, {name}"))
     for column, words in (("params", "parameters"), ("macs", "multiply-accumulates")):
-        share = thin.mean(column) / before.mean(column)
+        share = thin.mean(column) / before.mean(column) if before.mean(column) else 1
         numbers = f"{si(thin.mean(column))} of {si(before.mean(column))}"
         told.append((f"{100 * share:.1f} %", f"of the {words} are left: {numbers}"))
     return told
 
 
-def _alike(point: Point, other: Point) -> bool:
-    return all(point[column] == other[column] for column in ("recipe", "network", "data"))
+def _accuracy(point: Point) -> str:
+    n = f" (n = {point.n})" if point.n > 1 else ""
+    return f"{point.percent()} %{n}"
 
 
-def _cut_words(point: Point) -> str:
-    share = f"{100 * point['ratio']:g} % of the channels" if point["ratio"] else goal(point)
-    step = "cut" if point["stage"] == "prune" else f"cut and {point.what}"
-    return f"test accuracy with λ {point['lambda']:g}, {share} {step}"
-
-
-def _percent(point: Point) -> str:
-    number, bracket, seeds = point.percent().partition(" (")
-    return f"{number} %{bracket}{seeds}"
+def _validated(point: Point) -> str:
+    return "" if point.mean("val") is None else f" ({point.percent('val')} % on validation images)"
 
 
 def commands(story: Story) -> dict[str, int]:
@@ -135,19 +92,73 @@ def commands(story: Story) -> dict[str, int]:
     return Counter(str(run.get("command")) for run in story.runs)
 
 
-def every_run(story: Story) -> pd.DataFrame:
-    """A line per run, with the number of its command."""
-    numbers = {command: number for number, command in enumerate(commands(story), start=1)}
-    return pd.DataFrame(
-        {
-            "run": run["run"],
-            "stage": run["stage"],
-            "recipe": run.get("finetune_recipe") or run.get("recipe"),
-            "seed": run["seed"],
-            "test %": f"{100 * run['accuracy']['test']:.2f}",
-            "commit": commit(run),
-            "time": duration(run["seconds"]) if run.get("seconds") else "-",
-            "command": f"{numbers[str(run.get('command'))]}",
-        }
-        for run in story.runs
-    )
+def numbered(story: Story) -> dict[str, int]:
+    """{command: its number on the page}"""
+    return {command: number for number, command in enumerate(commands(story), start=1)}
+
+
+def methods(story: Story) -> list[str]:
+    return sorted({line.end["method"] for line in story.lines if not uncut(line.end)})
+
+
+def lambdas(story: Story) -> list[float]:
+    return sorted({line.end["lambda"] for line in story.lines})
+
+
+def details(story: Story) -> dict[str, Any]:
+    """What the page shows of one run, and of two beside each other.
+
+    Settings that most runs of a stage share are told once.
+    """
+    usual = {stage: _usual(story, stage) for stage in STAGES}
+    told = {run["run"]: _run(story, run, usual) for run in story.runs}
+    for run in story.runs[:LAYERED]:
+        told[run["run"]]["layers"] = _layers(story, run)
+    return {"usual": usual, "runs": told}
+
+
+def _usual(story: Story, stage: str) -> dict[str, Any]:
+    own = [story.settings[run["run"]] for run in story.runs if run["stage"] == stage]
+    counts = Counter((name, repr(value)) for settings in own for name, value in settings.items())
+    found: dict[str, Any] = {}
+    for settings in own[:1]:
+        found = {n: v for n, v in settings.items() if 2 * counts[n, repr(v)] > len(own)}
+    return found
+
+
+def _run(story: Story, run: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    settings, shared = story.settings[run["run"]], usual[run["stage"]]
+    own = {name: value for name, value in settings.items() if shared.get(name) != value}
+    own |= dict.fromkeys(shared.keys() - settings.keys())
+    said = {
+        "stage": run["stage"],
+        "parent": run.get("parent"),
+        "test": run["accuracy"]["test"],
+        "val": run["accuracy"].get("val"),
+        "seed": run["seed"],
+        "params": run["params"],
+        "macs": run["macs"],
+        "command": run.get("command"),
+        "commit": commit(run),
+        "machine": machine(run.get("machine") or {}),
+        "finished": run.get("finished"),
+        "seconds": run.get("seconds"),
+        "settings": own,
+    }
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def _layers(story: Story, run: Mapping[str, Any]) -> list[list[Any]]:
+    """[layer, channels, params, MACs] now, and what it had at first where that is known.
+
+    Of older runs only the channels of BatchNorms are known.
+    """
+    now = run.get("layers")
+    if not now:
+        return [[name, kept, total] for name, (kept, total) in (run.get("widths") or {}).items()]
+    before = story.paths[run["run"]][0].get("layers") or {}
+    kinds = ("channels", "params", "macs")
+    return [
+        [name, *(n for kind in kinds for n in (own.get(kind), before.get(name, {}).get(kind)))]
+        for name, own in now.items()
+    ]

@@ -1,27 +1,29 @@
 """index.html: everything a person needs to understand what happened, in one file.
 
-It loads nothing: plots are SVG inside it, and its template escapes whatever a result says.
+It loads nothing: data and scripts are inside it, and its template escapes whatever a result says.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import pandas as pd
+from markupsafe import Markup
 
-from utils.report import knee, render
-from utils.report.compare import as_text
-from utils.report.origins import commits, environments
+from utils.report import render, tables
+from utils.report.label import common
+from utils.report.origins import commits, environments, letters
 from utils.report.page import content
-from utils.report.plots.compare import compared
+from utils.report.plots.compared import compared
 from utils.report.plots.cost import cost
+from utils.report.plots.curves import curves
 from utils.report.plots.gammas import evolution, gammas
-from utils.report.plots.layers import widths
-from utils.report.plots.marks import Drawn, svg
-from utils.report.plots.sweep import after_cut, against_ratio, grid
-from utils.report.plots.training import curves
+from utils.report.plots.grid import grid
+from utils.report.plots.layers import layers
+from utils.report.plots.marks import Drawn, bundle, charts_json, choices
+from utils.report.plots.ratio import ratio
 from utils.report.story import Story
-from utils.report.summary import goal
-from utils.report.table import machine
+
+PRINTED = 150  # lines of tables that fit on a few sheets
 
 
 class Plot(NamedTuple):
@@ -34,52 +36,44 @@ class Plot(NamedTuple):
 
 
 PLOTS = (
-    Plot("grid", "Which penalty, which cut: λ × ratio", grid, ""),
+    Plot(
+        "compare", "Methods at one cost", compared,
+        "What other ways of choosing channels reach at the same cost, against slimming of the same "
+        "training (or, for methods that train without the penalty, of each λ); and what training "
+        "the thin network from new weights reaches, against fine-tuning it. Grey: one seed, the "
+        "same in both networks of a pair. Coloured: an interval of at least three seeds that does "
+        "not hold 0.",
+    ),
     Plot(
         "cost", "Accuracy against cost", cost,
         "Each mark is a kind of network, averaged over its seeds; further left is cheaper, further "
-        "up is better. The red line joins those that no other network beats in both (the Pareto "
-        "front). It describes the test set: nothing was chosen by it. Bars: standard deviation "
-        "over seeds.",
+        "up is better. The line joins those that no other network beats in both (the Pareto "
+        "front, of all networks here). It describes the test set: nothing was chosen by it, and a "
+        "front of many networks flatters its winners, the hollow ones (fewer than 3 seeds) most.",
+    ),
+    Plot("grid", "Which penalty, which cut", grid, ""),
+    Plot(
+        "ratio", "How much can go", ratio,
+        "Test accuracy right after the cut, after its repair, and after fine-tuning, against the "
+        "share of channels removed; levels are the uncut networks. A plain cut takes away what the "
+        "cut channels still contributed; recalibration measures BatchNorm anew, compensation "
+        "(bias, expected, refit) gives it back to the layers that read them. (Figure 5 of the "
+        "paper.)",
     ),
     Plot(
-        "compare", "Methods against each other", compared,
-        "What other ways of choosing channels reach at the same cost, against slimming; and what "
-        "training the thin network from new weights reaches, against fine-tuning it. Grey: one "
-        "seed, the same in both networks of a pair. Coloured: their mean with its 95 % confidence "
-        "interval (Student's t). An interval that crosses the dashed line says that these seeds "
-        "can't tell the two apart.",
-    ),
-    Plot(
-        "after_cut", "Right after the cut", after_cut,
-        "Nothing was trained yet. A plain cut takes away what the cut channels still contributed. "
-        "Compensation (bias, expected, refit) gives it back to the layers that read them; "
-        "recalibration measures the BatchNorm statistics of the thin network anew. Where the lines "
-        "stay at the level of the uncut network, the cut was free.",
-    ),
-    Plot(
-        "ratio", "How much can go", against_ratio,
-        "The plain cut and what training the thin network makes of it, against the share of "
-        "channels removed. The dashed level is the network trained without a penalty, the dotted "
-        "one the sparse network before any cut. (Figure 5 of the paper.) Bars: standard deviation "
-        "over seeds.",
+        "layers", "What is left of each layer", layers,
+        "Before the cut (outline) and after it (filled), from input to output.",
     ),
     Plot(
         "gammas", "What the penalty does to γ", gammas,
-        "How many channels have a γ of which size, on logarithmic axes. Without a penalty (λ 0) "
-        "all are of one kind; with one, a second heap appears near zero: these channels can go. A "
-        "cut through the gap between the heaps costs little. (Figure 4 of the paper.)",
+        "How many channels have a γ of which size before any cut, on logarithmic axes. Without a "
+        "penalty all are of one kind; with one, a second heap appears near zero: these channels "
+        "can go. (Figure 4 of the paper.)",
     ),
     Plot(
         "evolution", "One layer while it is trained", evolution,
         "Each line is a channel, from the first epoch to the last; bright channels matter, dark "
-        "ones have faded out. The penalty turns channels off one after the other, and the share "
-        "that stays bright is what a cut can keep. (Figure 6 of the paper.)",
-    ),
-    Plot(
-        "widths", "What is left of each layer", widths,
-        "Channels per layer before (outline) and after the cut (filled). The ranking is over the "
-        "whole network, so how much each layer needs comes out of training: nobody set it.",
+        "ones have faded out. (Figure 6 of the paper.)",
     ),
     Plot(
         "curves", "How training went", curves,
@@ -87,54 +81,61 @@ PLOTS = (
         "last epoch everywhere on this page, never of the best one.",
     ),
 )  # fmt: skip
+FOLDED = {"gammas", "evolution", "curves"}  # interesting once
 
 
 def draw(story: Story) -> dict[str, Drawn]:
     return {plot.name: plot.draw(story) for plot in PLOTS}
 
 
-def page(story: Story, drawn: Mapping[str, Drawn], title: str) -> str:
+def page(story: Story, drawn: Mapping[str, Drawn]) -> str:
     """
     Args:
         drawn: of `draw`.
     """
-    return _filled(
+    plots = [(plot, drawn[plot.name]) for plot in PLOTS]
+    return render.page(
         "page.html",
-        story,
-        title=title,
-        results=[(part, *_told_once(story, part)) for part in content.parts(story)],
-        plots=[(plot, drawn[plot.name]) for plot in PLOTS],
-        svg=svg,
+        story=story,
+        content=content,
+        results=tables.results(story),
+        contests=tables.contests(story),
+        every_run=tables.every_run(story, content.numbered(story)),
+        plots=[(plot, shown) for plot, shown in plots if shown.panels],
+        missing=[(plot, shown.note) for plot, shown in plots if not shown.panels],
+        folded=FOLDED,
+        printed=PRINTED,
+        choices=choices(story),
+        charts=charts_json(drawn),
+        bundle=Markup(bundle()),
+        details=_json(content.details(story)),
+        letters=letters(story.runs),
         mixed=commits(story.runs),
         environments=environments(story.runs),
-        knee=knee,
-        goal=goal,
+        common=common,
     )
 
 
+def _json(data: Any) -> Markup:
+    """For a <script>: nothing in it can end that."""
+    return Markup(json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"))
+
+
 def markdown(story: Story, pictures: Mapping[str, str]) -> str:
-    """report.md: a table per recipe, the pictures, and how each run came to be.
+    """report.md: the networks, the contests, and by which commands they were made.
 
     Args:
-        pictures: file name -> a note on what is not in it, or "".
+        pictures: file name -> what it shows.
     """
-    by_thop = any(row["macs_thop"] is not None for row in story.rows)
-    return _filled("report.md", story, pictures=pictures, by_thop=by_thop, machine=machine)
-
-
-def _filled(template: str, story: Story, **more: Any) -> str:
-    contests = [(contest.title, as_text(contest)) for contest in story.contests]
-    return render.page(template, story=story, content=content, contests=contests, **more)
-
-
-def _told_once(story: Story, part: content.Part) -> tuple[pd.DataFrame, str | None]:
-    """The means without what is the same everywhere, and the number of seeds if that is."""
-    text = part.means
-    if part.commits:
-        text = text.assign(commit=part.commits)
-    if story.alone:  # the title says it
-        text = text.drop(columns=["network", "data"])
-    found = {n for column in text for cell in text[column] for n in render.SEEDS.findall(str(cell))}
-    if len(found) != 1:
-        return text, None
-    return text.replace(render.SEEDS, "", regex=True), found.pop()
+    return render.page(
+        "report.md",
+        story=story,
+        content=content,
+        results=tables.results(story),
+        contests=tables.contests(story),
+        letters=letters(story.runs),
+        mixed=commits(story.runs),
+        environments=environments(story.runs),
+        pictures=pictures,
+        common=common,
+    )
