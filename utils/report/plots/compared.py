@@ -3,20 +3,8 @@
 import altair as alt
 
 from utils.report.compare import LEAST, Contest, Difference, paired
-from utils.report.plots.marks import (
-    BLUE,
-    GREY,
-    INK,
-    RED,
-    TIP,
-    Drawn,
-    Panel,
-    Row,
-    capped,
-    data,
-    facts,
-    within,
-)
+from utils.report.plots import marks
+from utils.report.plots.marks import Drawn, Panel, Row
 from utils.report.story import Story
 from utils.report.summary import Point
 
@@ -24,7 +12,7 @@ MISSING = (
     "There is nothing to compare yet: several methods have to meet one target. `python pipeline.py "
     "-m target.macs=0.5 method=slimming,uniform,l1_norm,random seed=0,1,2` does that."
 )
-FOUND = {"better": BLUE, "worse": RED, "can't tell": GREY}
+FOUND = {"better": marks.BLUE, "worse": marks.RED, "can't tell": marks.GREY}
 Pair = tuple[Point, Point, Difference]
 
 
@@ -33,7 +21,7 @@ def compared(story: Story) -> Drawn:
     able = [contest for contest in story.contests if _pairs(contest)]
     if not able:
         return Drawn([], MISSING)
-    shown, note = capped(able, "comparisons")
+    shown, note = marks.capped(able, "comparisons")
     domain = _domain([pair for contest in shown for pair in _pairs(contest)])
     return Drawn([Panel(one.title, _panel(one, domain)) for one in shown], note)
 
@@ -52,7 +40,7 @@ def _domain(pairs: list[Pair]) -> list[float]:
     for _, _, difference in pairs:
         half = (difference.half_width or 0) if difference.n >= LEAST else 0
         ends += [difference.mean - half, difference.mean + half]
-    return within(*ends)
+    return marks.within(*ends)
 
 
 def _panel(contest: Contest, domain: list[float]) -> alt.LayerChart:
@@ -64,20 +52,22 @@ def _panel(contest: Contest, domain: list[float]) -> alt.LayerChart:
         alt.Tooltip("verdict:N", title="verdict"),
         alt.Tooltip("other:N", title="against"),
     ]
-    axis = alt.Axis(title="difference of test accuracy in points; right is better")
+    axis = alt.Axis(title="difference of test accuracy in points; right is better", grid=False)
     scale = alt.Scale(domain=domain, nice=False)
     across = alt.X("mean:Q", axis=axis, scale=scale)
     hues = alt.Scale(domain=[*FOUND], range=[*FOUND.values()])
-    hue = alt.Color("found:N", scale=hues, title=None)
-    chart = alt.Chart(data(rows)).encode(across, place, hue, tooltip=[*TIP, *tips])
-    zero = alt.Chart(data([{"mean": 0}])).mark_rule(color=GREY, strokeDash=[5, 4]).encode(across)
+    legend = alt.Legend(title=None, columns=3, symbolType="stroke", symbolStrokeWidth=3)
+    hue = alt.Color("found:N", scale=hues, legend=legend)
+    chart = alt.Chart(marks.data(rows)).encode(across, place, hue, tooltip=[*marks.TIP, *tips])
+    zero = alt.Chart(marks.data([{"mean": 0}])).encode(across)
+    zero = zero.mark_rule(color=marks.GREY, strokeDash=[5, 4])
     words = alt.Chart().mark_text(align="left", baseline="middle", dy=-30, limit=320, fontSize=12)
-    words = words.encode(place, text="pair:N", x=alt.value(2), color=alt.value(INK))
+    words = words.encode(place, text="pair:N", x=alt.value(2), color=alt.value(marks.INK))
     bars = chart.mark_rule(strokeWidth=2.5).encode(alt.X("low:Q"), alt.X2("high:Q"))
     seeds = alt.Chart().transform_flatten(["each"])
-    seeds = seeds.mark_point(filled=True, size=22, color=GREY, opacity=0.8, clip=True)
+    seeds = seeds.mark_point(fill=marks.PAPER, stroke=marks.INK, size=16, opacity=1, clip=True)
     seeds = seeds.encode(alt.X("each:Q"), place)
-    means = chart.mark_point(filled=True, shape="diamond", size=80, opacity=1)
+    means = chart.mark_point(filled=True, shape="diamond", size=110, opacity=1)
     arrows = [
         chart.transform_filter(f"datum.{end}_cut")
         .mark_point(filled=True, shape=f"triangle-{side}", size=90, opacity=1)
@@ -86,7 +76,7 @@ def _panel(contest: Contest, domain: list[float]) -> alt.LayerChart:
     ]
     told = ", ".join(f"{sum(row['found'] == found for row in rows)} {found}" for found in FOUND)
     return alt.layer(
-        zero, words, bars, seeds, *arrows, means, data=data(rows), height=66 * len(rows),
+        zero, words, bars, seeds, *arrows, means, data=marks.data(rows), height=66 * len(rows),
         description=f"{contest.title}: {len(rows)} paired differences of test accuracy, {told}",
     )  # fmt: skip
 
@@ -98,7 +88,7 @@ def _row(contest: Contest, pair: Pair, domain: list[float]) -> Row:
     low, high = difference.mean - half, difference.mean + half
     verdict = difference.verdict
     return {
-        **facts(ours, contest.names[ours]), "other": contest.names[other], "verdict": verdict,
+        **marks.facts(ours, contest.names[ours]), "other": contest.names[other], "verdict": verdict,
         "pair": f"{contest.names[ours]}\nagainst {contest.names[other]}", "seeds": difference.n,
         "mean": difference.mean, "low": max(low, domain[0]), "high": min(high, domain[1]),
         "low_cut": low < domain[0], "high_cut": high > domain[1], "difference": str(difference),

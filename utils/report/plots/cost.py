@@ -1,27 +1,14 @@
 """Accuracy against what a network costs, with the networks that no other one beats."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from zlib import crc32
 
 import altair as alt
 
 from utils.report.label import regime, uncut
-from utils.report.plots.marks import (
-    GREY,
-    INK,
-    PANELS,
-    RED,
-    STAR,
-    TIP,
-    Drawn,
-    Panel,
-    Row,
-    data,
-    facts,
-    look,
-    titles,
-    within,
-)
+from utils.report.plots import marks
+from utils.report.plots.marks import Drawn, Panel, Row
 from utils.report.story import Story
 from utils.report.summary import Point
 
@@ -39,20 +26,18 @@ def cost(story: Story) -> Drawn:
     regimes = sorted((p for p in found.values() if len(p) > 1), key=len, reverse=True)
     if not regimes:
         return Drawn([], MISSING)
-    panels, notes, left = [], [], []
-    for title, points in zip(titles(regimes), regimes, strict=True):
+    panels, shown, left = [], {}, []
+    for title, points in zip(marks.titles(regimes), regimes, strict=True):
         able = {column: own for column in COSTS if len(own := _known(points, column)) > 1}
-        if len(panels) + len(able) > PANELS:
+        if len(panels) + len(able) > marks.PANELS:
             left.append(title)
             continue
+        shown[title] = points
         for column, own in able.items():
             on = f" on {own[0]['timed_on']}" if "latency" in column else ""
             words = f"{title}: {COSTS[column]}{on}"
             panels.append(Panel(words, _panel(own, column, story.names, words)))
-        notes += _notes(title, points)
-    if left:
-        notes.append(f"{len(left)} ways of training with fewer networks: {'; '.join(left)}")
-    return Drawn(panels, ". ".join(notes))
+    return Drawn(panels, _note(shown, left))
 
 
 def _known(points: Sequence[Point], column: str) -> list[Point]:
@@ -66,21 +51,30 @@ def _known(points: Sequence[Point], column: str) -> list[Point]:
     return [point for point in known if on[point] == {first}]
 
 
-def _notes(title: str, points: Sequence[Point]) -> list[str]:
-    best = max(point.mean("test") for point in points)
-    far = sum(point.mean("test") < best - BELOW / 100 for point in points)
-    on = front(points, "macs")
-    few = sum(point.n < FEW for point in on)
-    notes = []
-    if far:
-        few_words = "1 network lies" if far == 1 else f"{far} networks lie"
-        notes.append(f"{title}: {few_words} more than {BELOW} points below the best: drag down")
-    if few:
-        notes.append(
-            f"{title}: {few} of {len(on)} networks on the front of MACs have fewer than {FEW} "
-            "seeds (hollow): the best of many single seeds is partly luck, a winner's curse"
+def _note(shown: Mapping[str, Sequence[Point]], left: Sequence[str]) -> str:
+    below, lucky = [], []
+    for title, points in shown.items():
+        of = f" of {title}" if len(shown) > 1 else ""
+        best = max(point.mean("test") for point in points)
+        on = front(points, "macs")
+        if far := sum(point.mean("test") < best - BELOW / 100 for point in points):
+            below.append(f"{far}{of}")
+        if few := sum(point.n < FEW for point in on):
+            lucky.append(f"{few} of the {len(on)}{of}")
+    said = []
+    if below:
+        said.append(
+            f"More than {BELOW} points below the best (drag a chart to see them): "
+            f"{'; '.join(below)}."
         )
-    return notes
+    if lucky:
+        said.append(
+            f"On the front of MACs with fewer than {FEW} seeds (hollow): {'; '.join(lucky)}. The "
+            "best of many single seeds is partly luck, a winner's curse."
+        )
+    if left:
+        said.append(f"Not shown, as others have more networks: {'; '.join(left)}.")
+    return " ".join(said)
 
 
 def front(points: Sequence[Point], column: str) -> list[Point]:
@@ -95,8 +89,9 @@ def front(points: Sequence[Point], column: str) -> list[Point]:
 def kind(point: Point) -> tuple[str, str, str]:
     """(what the legend calls it, colour, shape)"""
     if uncut(point):
-        return ("uncut", GREY, "square") if point["lambda"] else ("uncut, no penalty", INK, STAR)
-    colour, shape = look(point["method"])
+        sparse = ("uncut, with a penalty", marks.GREY, "square")
+        return sparse if point["lambda"] else ("uncut, no penalty", marks.INK, marks.STAR)
+    colour, shape = marks.look(point["method"])
     if point["stage"] == "prune":
         return f"{point['method']}, not fine-tuned", colour, "triangle-down"
     shape = "diamond" if point.what.startswith("scratch") else shape
@@ -106,42 +101,36 @@ def kind(point: Point) -> tuple[str, str, str]:
 def _panel(points: Sequence[Point], column: str, names: dict[Point, str], title: str):
     rows = [_row(point, column, names[point]) for point in points]
     top = max(row["test"] for row in rows)
-    near = [row for row in rows if row["test"] >= top - BELOW]
-    y = within(*(row[end] for row in near for end in ("low", "high")))
     costs = [row["cost"] for row in rows]
-    x = [min(costs) / 1.15, max(costs) * 1.15]
+    x = alt.Scale(type="log", domain=[min(costs) / 1.15, max(costs) * 1.15], nice=False)
+    across = alt.X("cost:Q", title=COSTS[column], scale=x, axis=alt.Axis(format="~s", tickCount=5))
+    up = marks.accuracy(row for row in rows if row["test"] >= top - BELOW)
+    kinds = {said: own for said, *own in sorted(map(kind, points))}
+    colours, shapes = marks.looks(kinds)
+    legend = alt.Legend(title=None, columns=2, labelLimit=170)
+    chart = alt.Chart(marks.data(rows)).encode(
+        across, up, alt.Color("kind:N", scale=colours, legend=legend),
+        tooltip=[*marks.TIP, alt.Tooltip("cost:Q", title=COSTS[column], format=".4s")],
+    )  # fmt: skip
+    bars = chart.mark_rule(clip=True, opacity=0.7).encode(alt.Y("low:Q"), alt.Y2("high:Q"))
+    shape = alt.Shape("kind:N", scale=shapes, legend=legend)
+    points_of = {"size": 60, "opacity": 1, "clip": True}
+    solid = chart.transform_filter("datum.solid").mark_point(filled=True, **points_of)
+    hollow = chart.transform_filter("!datum.solid").mark_point(strokeWidth=1.8, **points_of)
     best = front(points, column)
+    # Of all networks, whatever the page's filter leaves.
     step = [{"cost": point.mean(column), "test": 100 * point.mean("test")} for point in best]
-    across = alt.X("cost:Q", title=COSTS[column], axis=alt.Axis(format="~s", tickCount=5))
-    across = across.scale(type="log", domain=x, nice=False)
-    up = alt.Y("test:Q", title="test accuracy in %", scale=alt.Scale(domain=y, nice=False))
-    chart = alt.Chart(data(rows)).encode(across, up)
-    line = alt.Chart(data(step)).mark_line(
-        interpolate="step-after", color=RED, strokeWidth=1.5, strokeDash=[5, 3], clip=True
+    looks = {"color": marks.INK, "strokeWidth": 1.5, "strokeDash": [5, 3], "clip": True}
+    line = alt.Chart(marks.data(step)).mark_line(interpolate="step-after", **looks)
+    view = alt.selection_interval(
+        f"view{crc32(title.encode())}", bind="scales", zoom="wheel![event.shiftKey]"
     )
-    kinds = {said: (colour, shape) for said, colour, shape in sorted(map(kind, points))}
-    looks, shapes = ([own[i] for own in kinds.values()] for i in (0, 1))
-    colours = alt.Scale(domain=[*kinds], range=looks)
-    marks = chart.mark_point(size=65, strokeWidth=1.8, opacity=1, clip=True).encode(
-        alt.Stroke("kind:N", scale=colours, title=None),
-        alt.Fill("kind:N", scale=colours, legend=None),
-        alt.Shape("kind:N", scale=alt.Scale(domain=[*kinds], range=shapes), title=None),
-        fillOpacity=alt.FillOpacity("solid:Q", scale=None),
-        tooltip=[*TIP, alt.Tooltip("cost:Q", title=COSTS[column], format=".4s")],
-    )
-    bars = chart.mark_rule(clip=True, strokeOpacity=0.7).encode(
-        alt.Y("low:Q"), alt.Y2("high:Q"), alt.Stroke("kind:N", scale=colours, title=None)
-    )
-    view = alt.selection_interval(bind="scales", zoom="wheel![event.shiftKey]")
     said = f"{title}: {len(rows)} networks, {len(best)} on the front, best {top:.2f} %"
-    whole = alt.layer(line.encode(across, up), bars, marks, height=270, description=said)
-    return whole.add_params(view)
+    layers = (line.encode(across, up), bars, solid.encode(shape), hollow.encode(shape))
+    return alt.layer(*layers, height=270, description=said).add_params(view)
 
 
 def _row(point: Point, column: str, name: str) -> Row:
-    test, error = 100 * point.mean("test"), 100 * (point.spread("test") or 0)
-    hollow = point.n < FEW or (point["stage"] == "prune" and not uncut(point))
-    return {
-        **facts(point, name), "cost": point.mean(column), "test": test, "low": test - error,
-        "high": test + error, "kind": kind(point)[0], "solid": 0 if hollow else 1,
-    }  # fmt: skip
+    solid = point.n >= FEW and (point["stage"] != "prune" or uncut(point))
+    row = marks.scored(point, name)
+    return {**row, "cost": point.mean(column), "kind": kind(point)[0], "solid": solid}

@@ -6,19 +6,8 @@ import altair as alt
 import numpy as np
 
 from utils.report.label import labels, regime
-from utils.report.plots.marks import (
-    BLUE,
-    PANELS,
-    SERIES,
-    TIP,
-    Drawn,
-    Panel,
-    Row,
-    data,
-    facts,
-    spread,
-    titles,
-)
+from utils.report.plots import marks
+from utils.report.plots.marks import Drawn, Panel, Row
 from utils.report.story import Story
 from utils.report.summary import Point
 from utils.runs.results import metrics
@@ -35,29 +24,25 @@ def curves(story: Story) -> Drawn:
     for point in story.points:
         if point["stage"] != "prune":
             found.setdefault((point["stage"], regime(point)), []).append(point)
+    ordered = sorted(found.values(), key=len, reverse=True)
     panels, notes, left = [], [], 0
-    for (stage, _), title, points in zip(found, titles([*found.values()]), found.values()):
-        if len(panels) == PANELS:
+    for title, points in zip(marks.titles(ordered), ordered, strict=True):
+        if len(panels) >= marks.PANELS:
             left += len(points)
             continue
-        chosen = spread(points, LINES)
-        read = {point: _read(story, point) for point in chosen}
+        read = {point: _read(story, point) for point in marks.spread(points, LINES)}
         known = {point: seeds for point, seeds in read.items() if seeds}
-        if known:
-            panels += _pair(f"{title}: {_CALLED[stage]}", known)
-            missed = len(points) - len(known)
-            notes += (
-                [f"{title}, {_CALLED[stage]}: {missed} of {len(points)} aren't shown"]
-                if missed
-                else []
-            )
+        if points[0]["stage"] == "train":
+            title = f"{marks.but_goal(title, points[0])}: training"
+        else:
+            title += ": fine-tuning"
+        panels += _pair(title, known) if known else []
+        if known and len(known) < len(points):
+            notes.append(f"{title}: {len(known)} of {len(points)} networks")
     if not panels:
         return Drawn([], "There is no metrics.jsonl beside these results: copy it with the runs.")
-    notes += [f"{left} networks of further trainings aren't shown"] if left else []
+    notes += [f"{left} networks of smaller groups aren't shown"] if left else []
     return Drawn(panels, "; ".join(notes))
-
-
-_CALLED = {"train": "training", "finetune": "fine-tuning"}
 
 
 def _read(story: Story, point: Point) -> Metrics | None:
@@ -87,41 +72,41 @@ def _row(point: Point, name: str, seeds: Metrics, column: str, times: float) -> 
     epochs = min(map(len, seeds))
     values = [[row.get(column) for row in rows[:epochs]] for rows in seeds]
     values = times * np.array(values, dtype=float)
-    at = spread(range(epochs), EPOCHS)
+    at = marks.spread(range(epochs), EPOCHS)
     return {
-        **facts(point, name), "epoch": [seeds[0][i]["epoch"] for i in at],
+        **marks.facts(point, name), "epoch": [seeds[0][i]["epoch"] for i in at],
         "mean": values.mean(0)[at].tolist(), "low": values.min(0)[at].tolist(),
         "high": values.max(0)[at].tolist(),
     }  # fmt: skip
 
 
 def _panel(rows: Sequence[Row], said: str, scale: str) -> alt.LayerChart:
-    names = [row["name"] for row in rows]
-    many = len(names) > TOLD
-    hue = alt.value(BLUE)
-    if not many:
-        hue = alt.Color("name:N", scale=alt.Scale(domain=names, range=[*SERIES]), title=None)
-    dash = alt.value([1, 0])
-    if not many:
-        dashes = [[1, 0] if i < len(SERIES) else [5, 3] for i in range(len(names))]
-        dash = alt.StrokeDash("name:N", scale=alt.Scale(domain=names, range=dashes), title=None)
-    up = alt.Scale(type=scale, zero=False, nice=False, padding=6)
+    few = len(rows) <= TOLD
+    epochs = marks.spread(sorted({epoch for row in rows for epoch in row["epoch"]}), 6)
+    hues = len(marks.SERIES)
+    series = {
+        row["name"]: (marks.SERIES[i % hues], [1, 0] if i < hues else [5, 3])
+        for i, row in enumerate(rows)
+    }
+    colour, dash = marks.looks(series)
+    legend = alt.Legend(title=None, symbolType="stroke", symbolOpacity=1, symbolStrokeWidth=3)
+    up = alt.Scale(type=scale, nice=False, padding=6, **({} if scale == "log" else {"zero": False}))
     chart = alt.Chart().transform_flatten(["epoch", "mean", "low", "high"]).encode(
-        alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1)),
-        alt.Y("mean:Q", title=said, scale=up, axis=alt.Axis(format="~g", tickCount=5)),
-        color=hue,
+        alt.X("epoch:Q", title="epoch", axis=alt.Axis(values=epochs)),
+        alt.Y("mean:Q", title=said, scale=up, axis=alt.Axis(format=".3~g", tickCount=5)),
+        color=alt.Color("name:N", scale=colour, legend=legend) if few else alt.value(marks.BLUE),
         detail="name:N",
     )  # fmt: skip
-    band = chart.mark_area(opacity=0.15 if not many else 1 / len(names))
+    band = chart.mark_area(opacity=0.15 if few else 1 / len(rows))
     band = band.encode(alt.Y("low:Q"), alt.Y2("high:Q"))
-    lines = chart.mark_line(strokeWidth=1.8, opacity=max(0.25, min(1, 6 / len(names)))).encode(
-        strokeDash=dash
-    )
+    lines = chart.mark_line(strokeWidth=1.8, opacity=1 if few else max(0.25, TOLD / len(rows)))
+    if few:
+        lines = lines.encode(alt.StrokeDash("name:N", scale=dash, legend=legend))
     # Wide and unseen: what a pointer finds.
-    hover = chart.mark_line(strokeWidth=9, strokeOpacity=0).encode(tooltip=TIP)
+    hover = chart.mark_line(strokeWidth=9, strokeOpacity=0).encode(tooltip=marks.TIP)
     ends = [f"{row['name']} {row['mean'][-1]:.4g}" for row in rows[:TOLD]]
-    more = f" and {len(rows) - TOLD} more" if many else ""
+    more = "" if few else f" and {len(rows) - TOLD} more"
     return alt.layer(
-        band, lines, hover.properties(name="hover"), data=data(rows), height=240,
+        band, lines, hover.properties(name="hover"), data=marks.data(rows), height=240,
         description=f"{said}, at the end: {', '.join(ends)}{more}",
     )  # fmt: skip

@@ -8,17 +8,8 @@ import altair as alt
 import numpy as np
 
 from utils.report.label import labels
-from utils.report.plots.marks import (
-    BLUE,
-    PANELS,
-    TIP,
-    Drawn,
-    Panel,
-    capped,
-    data,
-    facts,
-    spread,
-)
+from utils.report.plots import marks
+from utils.report.plots.marks import Drawn, Panel
 from utils.report.story import Story
 from utils.report.summary import Point
 from utils.runs.results import metrics
@@ -39,7 +30,7 @@ def gammas(story: Story) -> Drawn:
     names = labels([point for point, values in found.items() if values.size])
     if not names:
         return Drawn([], "No run here recorded its gammas: train one with `python pipeline.py`.")
-    shown, note = capped([*names], "trainings")
+    shown, note = marks.capped([*names], "trainings")
     everything = np.concatenate([found[point] for point in shown])
     positive = everything[everything >= ZERO]
     low, high = (positive.min(), positive.max()) if positive.size else (0.1, 1.0)
@@ -50,7 +41,7 @@ def gammas(story: Story) -> Drawn:
     panels = []
     for point in shown:
         title = f"{names[point]}: {found[point].size:,} channels, {counts[point][0]:,} of them at 0"
-        row = {**facts(point, names[point]), **_bars(counts[point], edges)}
+        row = {**marks.facts(point, names[point]), **_bars(counts[point], edges)}
         panels.append(Panel(title, _histogram(row, edges, 1.2 * most, title)))
     return Drawn(panels, note)
 
@@ -89,18 +80,19 @@ def _histogram(row: dict[str, Any], edges: np.ndarray, top: float, title: str) -
     decades = [
         10.0**d for d in range(round(math.log10(edges[0])), round(math.log10(edges[-1])) + 1)
     ]
-    said = f"datum.value < {edges[0] / 2:.3g} ? '0' : format(datum.value, '~g')"
-    axis = alt.Axis(title="|γ| of a channel", values=[zero, *decades[::every]], labelExpr=said)
+    said = f"datum.value < {edges[0] / 2:.3g} ? '0' : "
+    said += "format(datum.value, datum.value < 0.001 ? '.0e' : '~g')"
+    axis = alt.Axis(title="|γ| of a channel", values=[zero, *decades[every::every]], labelExpr=said)
     across = alt.Scale(type="log", domain=[edges[0] / 10**0.8, edges[-1]], nice=False)
     up = alt.Scale(type="log", domain=[FLOOR, top], nice=False)
     tens = [10**d for d in range(math.ceil(math.log10(top)))]
-    chart = alt.Chart(data([row])).transform_flatten(["left", "right", "count", "from"])
-    bars = chart.mark_bar(color=BLUE, stroke=None, binSpacing=0).encode(
+    chart = alt.Chart(marks.data([row])).transform_flatten(["left", "right", "count", "from"])
+    bars = chart.mark_bar(color=marks.BLUE, stroke=None, binSpacing=0).encode(
         alt.X("left:Q", axis=axis, scale=across),
         alt.X2("right:Q"),
         alt.Y("count:Q", title="channels", scale=up, axis=alt.Axis(values=tens)),
         alt.Y2(datum=FLOOR),
-        tooltip=[*TIP, *COUNTS],
+        tooltip=[*marks.TIP, *COUNTS],
     )
     return alt.layer(bars, height=200, description=f"histogram of |γ|: {title}")
 
@@ -111,7 +103,7 @@ def evolution(story: Story) -> Drawn:
     names = labels([*known])
     drawn = []
     for point, run in known.items():
-        if len(drawn) < PANELS // 2 and (history := _history(run)) is not None:
+        if len(drawn) < marks.PANELS // 2 and (history := _history(run)) is not None:
             drawn.append((point, *history))
     if not drawn:
         return Drawn(
@@ -120,7 +112,7 @@ def evolution(story: Story) -> Drawn:
     panels = []
     for point, layer, epochs, values in drawn:
         title = f"{names[point]}: {layer}, {len(values)} channels"
-        panels.append(Panel(title, _layer(facts(point, names[point]), epochs, values, title)))
+        panels.append(Panel(title, _layer(marks.facts(point, names[point]), epochs, values, title)))
     left = len(known) - len(drawn)
     note = f"The first trainings that recorded it; {left} of {len(known)} aren't shown."
     return Drawn(panels, note if left else "")
@@ -129,17 +121,17 @@ def evolution(story: Story) -> Drawn:
 def _layer(fact: dict[str, Any], epochs: list[int], values: np.ndarray, title: str):
     """A line per channel, those with the largest |gamma| at the end first."""
     ordered = values[np.argsort(-values[:, -1], kind="stable")]
-    columns = spread(range(len(epochs)), EPOCHS)
+    columns = marks.spread(range(len(epochs)), EPOCHS)
     rows = [
         {
             **fact, "channel": line + 1, "epoch": [epochs[c] for c in columns],
             "gamma": [float(ordered[line][c]) for c in columns],
         }
-        for line in spread(range(len(ordered)), LINES)
+        for line in marks.spread(range(len(ordered)), LINES)
     ]  # fmt: skip
     scale = alt.Scale(type="log", domain=[FAINT, 1], clamp=True, scheme="cividis")
     legend = alt.Legend(title="|γ|", values=[0.001, 0.01, 0.1, 1], format="~g", gradientLength=180)
-    chart = alt.Chart(data(rows)).transform_flatten(["epoch", "gamma"])
+    chart = alt.Chart(marks.data(rows)).transform_flatten(["epoch", "gamma"])
     boxes = chart.mark_rect(stroke=None).encode(
         alt.X("epoch:O", title="epoch", axis=alt.Axis(labelOverlap=True, labelAngle=0)),
         alt.Y(
@@ -148,11 +140,16 @@ def _layer(fact: dict[str, Any], epochs: list[int], values: np.ndarray, title: s
             axis=alt.Axis(labels=False, ticks=False),
         ),
         alt.Color("gamma:Q", scale=scale, legend=legend),
-        tooltip=[*TIP, "channel:O", "epoch:O", alt.Tooltip("gamma:Q", title="|γ|", format=".3g")],
+        tooltip=[
+            *marks.TIP,
+            "channel:O",
+            "epoch:O",
+            alt.Tooltip("gamma:Q", title="|γ|", format=".3g"),
+        ],
     )
     alive = float((values[:, -1] >= 0.01).mean())
     said = f"|γ| over the epochs, {title}, {100 * alive:.0f} % of them 0.01 or more at the end"
-    return alt.layer(boxes, height=230, description=said)
+    return alt.layer(boxes.properties(name="dense"), height=230, description=said)
 
 
 def _history(run: Run) -> tuple[str, list[int], np.ndarray] | None:

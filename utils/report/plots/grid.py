@@ -5,18 +5,9 @@ from collections.abc import Sequence
 import altair as alt
 
 from utils.report.knee import Sweep
-from utils.report.label import TRAINING, family, goal, together, uncut
-from utils.report.plots.marks import (
-    RED,
-    TIP,
-    Drawn,
-    Panel,
-    but_goal,
-    capped,
-    data,
-    facts,
-    penalty,
-)
+from utils.report.label import family, goal, together, uncut
+from utils.report.plots import marks
+from utils.report.plots.marks import Drawn, Panel
 from utils.report.story import Story
 from utils.report.summary import Point
 
@@ -25,44 +16,41 @@ MISSING = (
     "There is no sweep here yet. `python pipeline.py -m method.strength=0.005,0.015 "
     "ratio=0.3,0.5,0.7 data.val_size=200` makes one."
 )
+CUTS = ("cut", "after", "stages")  # what differs among networks of one training
 Cell = tuple[str, str, Point]  # row, column, the one network in it
 
 
 def grid(story: Story) -> Drawn:
     if not story.sweeps:
         return Drawn([], MISSING)
-    shown, note = capped(story.sweeps, "sweeps")
+    shown, note = marks.capped(story.sweeps, "sweeps")
     return Drawn([Panel(sweep.title, _grid(sweep), wide=True) for sweep in shown], note)
 
 
 def cells(sweep: Sweep) -> list[Cell]:
     """Each network by all but its goal, and by its goal; an uncut one in each row it became."""
     rows: dict[str, dict[str, Point]] = {}
+    became: dict[str, list[dict[str, Point]]] = {}  # rows of a training
     for members in family(sweep.cuts, "goal").values():
         lines: list[dict[str, Point]] = []
-        for point in members:  # those of one goal don't fit into one row
+        for point in members:  # two of one goal don't fit into one row
             line = next((line for line in lines if goal(point) not in line), None)
             if line is None:
                 lines.append(line := {})
             line[goal(point)] = point
+        became.setdefault(together(members[0], *CUTS), []).extend(lines)
         for line in lines:
-            rows[_row_name([*line.values()], sweep, rows)] = line
+            rows[_row_name(next(iter(line.values())), sweep, rows)] = line
     for point in sweep.uncut:
-        own = [line for line in rows.values() if _from(point, line)]
-        for line in own or [rows.setdefault(_row_name([point], sweep, rows), {})]:
+        own = became.get(together(point, *CUTS))
+        for line in own or [rows.setdefault(_row_name(point, sweep, rows), {})]:
             line["uncut"] = point
     return [(row, column, point) for row, line in rows.items() for column, point in line.items()]
 
 
-def _from(point: Point, line: dict[str, Point]) -> bool:
-    training = together(point, *TRAINING[1:])
-    cuts = [cut for cut in line.values() if not uncut(cut)]
-    return bool(cuts) and together(cuts[0], *TRAINING[1:]) == training
-
-
-def _row_name(points: Sequence[Point], sweep: Sweep, taken: dict) -> str:
-    name = but_goal(sweep.names[points[0]], points[0]) or penalty(points[0])
-    return f"{name}, {points[0]['run']}" if name in taken else name
+def _row_name(point: Point, sweep: Sweep, taken: dict) -> str:
+    name = marks.but_goal(sweep.names[point], point) or marks.penalty(point)
+    return f"{name}, {point['run']}" if name in taken else name
 
 
 def _in_order(point: Point) -> tuple:
@@ -97,7 +85,7 @@ def _grid(sweep: Sweep) -> alt.LayerChart:
     knee = sweep.knee.point if sweep.knee else None
     rows = [
         {
-            **facts(point, sweep.names[point]), "row": row, "column": names[column],
+            **marks.facts(point, sweep.names[point]), "row": row, "column": names[column],
             "value": value, "text": f"{value:.1f}", "knee": point is knee,
             "dark": value < low + 0.55 * (top - low),
         }
@@ -105,26 +93,27 @@ def _grid(sweep: Sweep) -> alt.LayerChart:
     ]  # fmt: skip
     lines = {row: row.count(", ") + 1 for row, _, _ in found}
     across = alt.Axis(title=title, labelAngle=0, labelLimit=90, domain=False, ticks=False)
+    # A label of several lines hangs from its first one.
+    hangs = [
+        {"test": f"length(split(datum.label, ', ')) == {n}", "value": 7 - 7 * n}
+        for n in range(2, max(lines.values()) + 1)
+    ]
     down = alt.Axis(
-        title=None,
-        labelExpr="split(datum.label, ', ')",
-        labelLimit=130,
-        domain=False,
-        ticks=False,
-        labelOffset=-7 * (max(lines.values()) - 1),
-    )
+        title=None, labelExpr="split(datum.label, ', ')", labelLimit=150, domain=False,
+        ticks=False, labelOffset={"condition": hangs, "value": 0},
+    )  # fmt: skip
     gaps = alt.Scale(paddingInner=0.05, paddingOuter=0.03)
-    chart = alt.Chart(data(rows)).encode(
+    chart = alt.Chart(marks.data(rows)).encode(
         alt.X("column:N", sort=[*names.values()], axis=across, scale=gaps),
         alt.Y("row:N", sort=[*lines], axis=down, scale=gaps),
-        tooltip=TIP,
+        tooltip=marks.TIP,
     )
     scale = alt.Scale(
         scheme="cividis", clamp=True, domain=[low, top] if low < top else [low - 1, top]
     )
     bar = alt.Legend(title=f"{called} accuracy in %", gradientLength=180, direction="horizontal")
     boxes = chart.mark_rect(cornerRadius=3).encode(alt.Color("value:Q", scale=scale, legend=bar))
-    frame = chart.mark_rect(fillOpacity=0, stroke=RED, strokeWidth=4, cornerRadius=3)
+    frame = chart.mark_rect(fillOpacity=0, stroke=marks.RED, strokeWidth=4, cornerRadius=3)
     words = chart.mark_text(fontSize=13).encode(
         text="text:N",
         color=alt.when("datum.dark").then(alt.value("white")).otherwise(alt.value("black")),

@@ -5,18 +5,8 @@ from typing import Any
 import altair as alt
 
 from utils.report.label import labels
-from utils.report.plots.marks import (
-    BLUE,
-    GREY,
-    PANELS,
-    TIP,
-    Drawn,
-    Panel,
-    Row,
-    data,
-    facts,
-    spread,
-)
+from utils.report.plots import marks
+from utils.report.plots.marks import Drawn, Panel, Row
 from utils.report.story import Story
 from utils.report.summary import Point
 
@@ -35,7 +25,7 @@ def layers(story: Story) -> Drawn:
         return Drawn([], "Nothing was cut here: `python prune.py` does.")
     names = labels([*cuts.values()])
     found = {run: _measured(story, run) for run in cuts}
-    shown = spread([*cuts], PANELS // max(map(len, found.values())))
+    shown = marks.spread([*cuts], marks.PANELS // max(map(len, found.values())))
     panels = [
         panel
         for run in shown
@@ -79,7 +69,7 @@ def _panels(point: Point, name: str, found: dict[str, Counts], run: dict[str, An
     for called, counts in found.items():
         before, after = totals[called]
         title = f"{name}: {after:,} of {before:,} {called} stay"
-        panels.append(Panel(title, _bars(facts(point, name), called, counts, title)))
+        panels.append(Panel(title, _bars(marks.facts(point, name), called, counts, title)))
     return panels
 
 
@@ -92,7 +82,7 @@ def _bars(fact: Row, called: str, counts: Counts, title: str) -> alt.LayerChart:
     chart = alt.Chart().transform_flatten(["place", "layer", "before", "after"])
     axis = alt.Axis(labelOverlap=True, labelAngle=0)
     tips = [
-        *TIP,
+        *marks.TIP,
         "layer:N",
         alt.Tooltip("before:Q", format=","),
         alt.Tooltip("after:Q", format=","),
@@ -101,6 +91,6 @@ def _bars(fact: Row, called: str, counts: Counts, title: str) -> alt.LayerChart:
         alt.X("place:O", title="layer, from input to output", axis=axis), tooltip=tips
     )
     up = alt.Y("before:Q", title=called, axis=alt.Axis(format="~s", tickCount=5))
-    outline = chart.mark_bar(fillOpacity=0, stroke=GREY, strokeWidth=1.2).encode(up)
-    filled = chart.mark_bar(color=BLUE).encode(alt.Y("after:Q"))
-    return alt.layer(outline, filled, data=data([row]), height=200, description=title)
+    outline = chart.mark_bar(fillOpacity=0, stroke=marks.GREY, strokeWidth=1.2).encode(up)
+    filled = chart.mark_bar(color=marks.BLUE).encode(alt.Y("after:Q"))
+    return alt.layer(outline, filled, data=marks.data([row]), height=200, description=title)

@@ -30,8 +30,8 @@ INK, RULE, PAPER, GREY, BLUE, RED, GREEN, PINK, SKY, ORANGE = (f"var(--{name})" 
 SERIES = (BLUE, RED, GREEN, PINK, ORANGE, SKY)
 CSS = Path(__file__).parents[1] / "page" / "charts.css"
 STAR = "M0,-1L.24,-.33L.95,-.31L.38,.12L.59,.81L0,.4L-.59,.81L-.38,.12L-.95,-.31L-.24,-.33Z"
-SAIL = "M-0.9,-0.9L0.9,0L-0.9,0.9Z"
-HOUSE = "M0,-0.95L0.9,-0.3L0.56,0.77L-0.56,0.77L-0.9,-0.3Z"
+SAIL = "M-0.8,-1.1L1.2,0L-0.8,1.1Z"
+HOUSE = "M7e-17,-1.1L1.1,-0.36L0.68,0.93L-0.68,0.93L-1.1,-0.36Z"
 # One look for a method on every page; one's own methods get one by their name.
 LOOKS = {"slimming": (BLUE, "circle"), "l1_norm": (RED, "cross"), "random": (PINK, HOUSE)}
 LOOKS |= {"uniform": (GREEN, SAIL)}
@@ -49,7 +49,8 @@ LEGEND = {"labelColor": INK, "titleColor": INK, "orient": "bottom", "columns": 1
 LEGEND |= {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"}
 THEME = {
     "background": "transparent", "font": "sans-serif", "view": {"stroke": None}, "axis": AXIS,
-    "legend": {**LEGEND, "labelLimit": 320}, "lineBreak": "\n", "text": {"color": INK},
+    "legend": {**LEGEND, "labelLimit": 320, "symbolOpacity": 1}, "lineBreak": "\n",
+    "text": {"color": INK},
 }  # fmt: skip
 # What the page's controls (charts.js) set, and which marks are shown then.
 FILTER = [{"name": "text", "value": ""}, *({"name": n, "value": []} for n in ("method", "penalty"))]
@@ -84,6 +85,12 @@ def facts(point: Point, name: str) -> Row:
         "val": "-" if point.mean("val") is None else f"{point.percent('val')} %",
         "macs": si(point.mean("macs")),
     }  # fmt: skip
+
+
+def scored(point: Point, name: str) -> Row:
+    """The same, with the test accuracy in % and the ends of its error bar."""
+    test, error = 100 * point.mean("test"), 100 * (point.spread("test") or 0)
+    return {**facts(point, name), "test": test, "low": test - error, "high": test + error}
 
 
 def method(point: Point) -> str:
@@ -158,6 +165,17 @@ def within(*values: float, pad: float = 0.06, least: float = 0.2) -> list[float]
     low, high = min(values), max(values)
     room = max(pad * (high - low), least)
     return [low - room, high + room]
+
+
+def accuracy(rows: Iterable[Row]) -> alt.Y:
+    """The axis on which all these error bars lie (of `scored`)."""
+    domain = within(*(row[end] for row in rows for end in ("low", "high")))
+    return alt.Y("test:Q", title="test accuracy in %", scale=alt.Scale(domain=domain, nice=False))
+
+
+def looks(series: Mapping[str, Sequence]) -> list[alt.Scale]:
+    """{name in the legend: (colour, shape, ...)} -> the scale of colours, that of shapes, ..."""
+    return [alt.Scale(domain=[*series], range=[*own]) for own in zip(*series.values())]
 
 
 def spec(chart: alt.Chart | alt.LayerChart) -> Row:

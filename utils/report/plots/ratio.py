@@ -1,31 +1,19 @@
 """How much can go: right after a cut, repaired, and fine-tuned (Figure 5 of the paper)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import altair as alt
 
 from utils.report.knee import limited
-from utils.report.label import TRAINING, family, goal, labels, regime, together, uncut
-from utils.report.plots.marks import (
-    GREY,
-    INK,
-    SERIES,
-    TIP,
-    Drawn,
-    Panel,
-    Row,
-    but_goal,
-    capped,
-    data,
-    facts,
-    titles,
-    within,
-)
+from utils.report.label import TRAINING, UNITS, family, goal, labels, regime, together, uncut
+from utils.report.plots import marks
+from utils.report.plots.marks import Drawn, Panel
 from utils.report.story import Story
 from utils.report.summary import Point
 
 MISSING = "Nothing was cut by a share here: `python pipeline.py -m ratio=0.3,0.5,0.7` does."
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
+LEVEL = (marks.INK, "stroke", [2, 3])  # of the network without a penalty
 
 
 def ratio(story: Story) -> Drawn:
@@ -41,9 +29,9 @@ def ratio(story: Story) -> Drawn:
     if not found:
         return Drawn([], MISSING)
     able = sorted(found.values(), key=lambda own: -len({goal(point) for point in own}))
-    shown, note = capped(able, "ways to cut, those of most goals first", 3)
+    shown, note = marks.capped(able, "ways to cut, those of most goals first", 3)
     panels = []
-    for title, points in zip(titles(shown), shown, strict=True):
+    for title, points in zip(marks.titles(shown), shown, strict=True):
         levels = _levels(story, points[0])
         panels.append(Panel(title, _panel(points, levels, title)))
         tuned = [point for point in points if point["stage"] == "finetune"]
@@ -74,74 +62,63 @@ def _levels(story: Story, cut: Point) -> list[Point]:
 
 
 def _panel(
-    points: Sequence[Point],
-    levels: Sequence[Point],
-    title: str,
-    shown: Sequence[Point] | None = None,
+    points: Sequence[Point], levels: Sequence[Point], title: str, shown: Sequence[Point] = ()
 ) -> alt.LayerChart:
     """
     Args:
-        shown: a part of the points, whose lines look as among all of them.
+        shown: some of the points: their lines look as among all of them.
     """
-    lines = [*family(points, "goal").values()]
-    names = labels(points)
-    called = [but_goal(names[line[0]], line[0]) or line[0].what for line in lines]
-    called = [f"{n}, {p[0]['run']}" if called.count(n) > 1 else n for n, p in zip(called, lines)]
+    names, below = labels(points), labels(levels)
+    lines = _lines(points, names)
     rows = [
-        {**_row(point, names[point]), "line": name}
-        for name, line in zip(called, lines, strict=True)
-        for point in line
+        {**marks.scored(point, names[point]), "line": line, "x": 100 * share(point)}
+        for line, own in lines.items()
+        for point in own
         if point in (shown or points)
     ]
-    x = within(*(row["x"] for row in rows), least=4)
-    below = {
-        point: f"{name}, uncut".replace("uncut, uncut", "uncut")
-        for point, name in labels(levels).items()
-    }
+    x = marks.within(*(row["x"] for row in rows), least=4)
+    series = {line: _look(i) for i, line in enumerate(lines)}
     for point, name in below.items():
-        rows += [{**_row(point, name), "line": name, "level": True, "x": end} for end in x]
-    kinds = [*dict.fromkeys(row["line"] for row in rows)]
-    series = {name: (SERIES[i % 6], SHAPES[i % 6], [1, 0]) for i, name in enumerate(called)}
-    series |= {
-        name: (
-            INK if not point["lambda"] else GREY,
-            "stroke",
-            [6, 4] if point["lambda"] else [2, 3],
-        )
-        for point, name in below.items()
-    }
-    looks, shapes, dashes = ([series[name][i] for name in kinds] for i in range(3))
-    y = within(*(row[end] for row in rows for end in ("low", "high")))
+        line = name if name.endswith("uncut") else f"{name}, uncut"
+        series[line] = (marks.GREY, "stroke", [6, 4]) if point["lambda"] else LEVEL
+        rows += [{**marks.scored(point, name), "line": line, "level": True, "x": end} for end in x]
+    kept = {row["line"] for row in rows}
+    colour, shape, dash = marks.looks({line: own for line, own in series.items() if line in kept})
     what = limited(points[0])
-    said = "share of channels removed in %" if what == "channels" else f"share of {what} kept in %"
-    scales = (alt.Scale(domain=kinds, range=own) for own in (looks, shapes, dashes))
-    colour, shape, dash = scales
-    turned = {} if what == "channels" else {"reverse": True}  # thinner is further right
+    said = (
+        "share of channels removed in %"
+        if what == "channels"
+        else f"share of {UNITS.get(what, what)} kept in %"
+    )
+    scale = alt.Scale(domain=x, nice=False, reverse=what != "channels")  # thinner to the right
     chart = alt.Chart().encode(
-        alt.X("x:Q", title=said, scale=alt.Scale(domain=x, nice=False, **turned)),
-        alt.Y("test:Q", title="test accuracy in %", scale=alt.Scale(domain=y, nice=False)),
-        alt.Color("line:N", scale=colour, title=None),
-        tooltip=TIP,
-    )
-    through = chart.mark_line(strokeWidth=2).encode(
-        alt.StrokeDash("line:N", scale=dash, title=None), tooltip=alt.value(None)
-    )
-    bars = chart.transform_filter("!datum.level").mark_rule().encode(alt.Y("low:Q"), y2="high:Q")
-    marks = chart.transform_filter("!datum.level").mark_point(filled=True, size=55, opacity=1)
-    marks = marks.encode(alt.Shape("line:N", scale=shape, title=None))
-    ends = ", ".join(
-        f"{name} {min(r['test'] for r in rows if r['line'] == name):.1f} %" for name in kinds
-    )
+        alt.X("x:Q", title=said, scale=scale, axis=alt.Axis(tickCount=6)), marks.accuracy(rows),
+        alt.Color("line:N", scale=colour, title=None), tooltip=marks.TIP,
+    )  # fmt: skip
+    through = chart.mark_line(strokeWidth=2)
+    through = through.encode(alt.StrokeDash("line:N", scale=dash, title=None))
+    cuts = chart.transform_filter("!datum.level")
+    bars = cuts.mark_rule().encode(alt.Y("low:Q"), alt.Y2("high:Q"))
+    dots = cuts.mark_point(filled=True, size=55, opacity=1)
+    dots = dots.encode(alt.Shape("line:N", scale=shape, title=None))
+    ends = {line: min(row["test"] for row in rows if row["line"] == line) for line in kept}
+    told = ", ".join(f"{line} {end:.1f} %" for line, end in sorted(ends.items()))
     return alt.layer(
-        through, bars, marks, data=data(rows), height=250,
-        description=f"{title}: lowest test accuracy of each line: {ends}",
+        through, bars, dots, data=marks.data(rows), height=250,
+        description=f"{title}: lowest test accuracy of each line: {told}",
     )  # fmt: skip
 
 
-def _row(point: Point, name: str) -> Row:
-    test, error = 100 * point.mean("test"), 100 * (point.spread("test") or 0)
-    x = share(point)
-    return {
-        **facts(point, name), "x": None if x is None else 100 * x, "test": test,
-        "low": test - error, "high": test + error, "level": False,
-    }  # fmt: skip
+def _look(number: int) -> tuple[str, str, list[int]]:
+    """No two alike: the second half dozen has other shapes, and is dashed."""
+    turn, place = divmod(number, len(SHAPES))
+    return marks.SERIES[place], SHAPES[(place + turn) % len(SHAPES)], [5, 3 * (turn % 2)]
+
+
+def _lines(points: Sequence[Point], names: Mapping[Point, str]) -> dict[str, list[Point]]:
+    """What differs in its goal only, by what it is called without it."""
+    found: dict[str, list[Point]] = {}
+    for own in family(points, "goal").values():
+        name = marks.but_goal(names[own[0]], own[0]) or own[0].what
+        found[f"{name}, {own[0]['run']}" if name in found else name] = own
+    return found
