@@ -7,6 +7,7 @@ along which they are meant to differ.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from utils.report import groups
@@ -32,6 +33,7 @@ OF_CUTS = {"method", "repair", "then"}
 UNITS = {"macs": "MACs", "params": "parameters", "latency": "time"}
 
 
+@lru_cache(1 << 17)  # a page asks for each point again and again
 def together(point: Point, *axes: str) -> str:
     """Equal for points that may stand together, and for no others.
 
