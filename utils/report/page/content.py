@@ -66,7 +66,8 @@ def _cards(story: Story, thin: Point) -> list[tuple[str, str]]:
         (line.end for line in story.lines if uncut(line.end) and regime(line.end) == regime(thin)),
         None,
     )
-    told = [(_accuracy(thin), f"test accuracy{_validated(thin)}, cut")]
+    done = f"and {thin.what}" if thin["stage"] == "finetune" else "but not fine-tuned"
+    told = [(_accuracy(thin), f"test accuracy{_validated(thin)}, cut {done}")]
     if before is None:
         return told
     name = "without a penalty" if not before["lambda"] else f"with λ {before['lambda']:g}"

@@ -5,6 +5,7 @@ It loads nothing: data and scripts are inside it, and its template escapes whate
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
@@ -94,17 +95,17 @@ def page(story: Story, drawn: Mapping[str, Drawn]) -> str:
         drawn: of `draw`.
     """
     plots = [(plot, drawn[plot.name]) for plot in PLOTS]
+    results, contests = _printable(tables.results(story), tables.contests(story))
     return render.page(
         "page.html",
         story=story,
         content=content,
-        results=tables.results(story),
-        contests=tables.contests(story),
+        results=results,
+        contests=contests,
         every_run=tables.every_run(story, content.numbered(story)),
         plots=[(plot, shown) for plot, shown in plots if shown.panels],
         missing=[(plot, shown.note) for plot, shown in plots if not shown.panels],
         folded=FOLDED,
-        printed=PRINTED,
         choices=choices(story),
         charts=charts_json(drawn),
         bundle=Markup(bundle()),
@@ -114,6 +115,21 @@ def page(story: Story, drawn: Mapping[str, Drawn]) -> str:
         environments=environments(story.runs),
         common=common,
     )
+
+
+def _printable(*several: list[render.Table]) -> list[list[render.Table]]:
+    """Mark the lines that would make a book of a page on paper."""
+    left, marked = PRINTED, []
+    for group in several:
+        made = []
+        for one in group:
+            rows = [
+                {**row, "screen": "true"} if n >= left else row for n, row in enumerate(one.rows)
+            ]
+            left = max(0, left - len(rows))
+            made.append(replace(one, rows=rows))
+        marked.append(made)
+    return marked
 
 
 def _json(data: Any) -> Markup:
