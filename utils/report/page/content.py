@@ -109,13 +109,19 @@ def lambdas(story: Story) -> list[float]:
 def details(story: Story) -> dict[str, Any]:
     """What the page shows of one run, and of two beside each other.
 
-    Settings that most runs of a stage share are told once.
+    Settings that most runs of a stage share are told once, commands and machines by number.
     """
     usual = {stage: _usual(story, stage) for stage in STAGES}
     told = {run["run"]: _run(story, run, usual) for run in story.runs}
     for run in story.runs[:LAYERED]:
         told[run["run"]]["layers"] = _layers(story, run)
-    return {"usual": usual, "runs": told}
+    texts = {}
+    for kind in ("command", "machine"):
+        texts[kind] = list(dict.fromkeys(own[kind] for own in told.values() if kind in own))
+        places = {text: place for place, text in enumerate(texts[kind])}
+        for own in told.values():
+            own |= {kind: places[own[kind]]} if kind in own else {}
+    return {"usual": usual, "texts": texts, "runs": told}
 
 
 def _usual(story: Story, stage: str) -> dict[str, Any]:

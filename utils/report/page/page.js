@@ -44,14 +44,15 @@ function facts(run) {
   return {
     stage: run.stage, "test accuracy": percent(run.test), "validation accuracy": percent(run.val),
     seed: run.seed, parameters: run.params, MACs: run.macs, parent: run.parent,
-    command: run.command, commit: run.commit, machine: run.machine, finished: run.finished,
+    command: details.texts.command[run.command], commit: run.commit,
+    machine: details.texts.machine[run.machine], finished: run.finished,
     seconds: run.seconds, ...settings(run),
   };
 }
 function beside(runs) {
   const all = runs.map(facts);
   const names = [...new Set(all.flatMap(Object.keys))];
-  const body = make("tbody", null);
+  const same = [], different = []; // where two runs differ comes first
   for (const name of names) {
     const texts = all.map((one) => one[name] === undefined ? "-" : String(one[name]));
     if (texts.every((text) => text === "-")) continue;
@@ -67,9 +68,9 @@ function beside(runs) {
       cell.className = differs ? "word differs" : "word";
       row.append(cell);
     });
-    body.append(row);
+    (differs ? different : same).push(row);
   }
-  return make("div", null, make("table", null, body));
+  return make("div", null, make("table", null, make("tbody", null, ...different, ...same)));
 }
 function layers(run) {
   if (!run.layers || !run.layers.length) return "";

@@ -24,7 +24,7 @@ from utils.report.plots.marks import Drawn, bundle, charts_json, choices
 from utils.report.plots.ratio import ratio
 from utils.report.story import Story
 
-PRINTED = 150  # lines of tables that fit on a few sheets
+PRINTED = 60  # lines of tables: two or three sheets
 
 
 class Plot(NamedTuple):
