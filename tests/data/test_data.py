@@ -244,14 +244,14 @@ def test_the_fingerprint_covers_whatever_can_change_a_result():
 def test_one_pixel_or_label_changes_the_fingerprint_and_no_name_does():
     train, test = (fake(num_train=40, size=8).train for _ in range(2))
     names = tuple("0123456789")
-    before = datasets._build("x", train, test, names).fingerprint
-    assert datasets._build("y", train, test, names).fingerprint == before
-    assert datasets._build("x", train, test, tuple("a123456789")).fingerprint == before
+    before = datasets.build("x", train, test, names).fingerprint
+    assert datasets.build("y", train, test, names).fingerprint == before
+    assert datasets.build("x", train, test, tuple("a123456789")).fingerprint == before
     for tensor in (test.images, train.images, test.labels, train.labels):
         tensor.flatten()[7] += 1  # mean and deviation are rounded: they do not give it away
-        assert datasets._build("x", train, test, names).fingerprint != before
+        assert datasets.build("x", train, test, names).fingerprint != before
         tensor.flatten()[7] -= 1
-    assert datasets._build("x", train, test, names).fingerprint == before
+    assert datasets.build("x", train, test, names).fingerprint == before
 
 
 def test_the_fingerprint_knows_contents_and_not_paths(tree, tmp_path):

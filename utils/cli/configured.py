@@ -19,12 +19,10 @@ from utils.networks.own_code import source_of
 from utils.runs.identity import essence
 from utils.training.recipe import OFF, Recipe, check_numbers, is_number
 
-IN_MEMORY = ("digits", "cifar10", "cifar100", "svhn", "mnist", "imagefolder", "fake")
 HYDRAS = ("_target_", "_partial_", "_convert_", "_recursive_")
 PARTS = ("optimizer", "schedule")
 TOLD = ("name", "epochs", "strength", "reach")  # of a recipe, by results themselves
 RECIPE = (*TOLD, "batch_size", *PARTS, *OFF)
-DATASETS = (*(f"utils.data.{name}" for name in IN_MEMORY), "utils.data.imagenet")
 
 
 def plain(node: Any) -> Any:

@@ -1,18 +1,18 @@
 """From a description to a data set: that of a `data` config, or of a checkpoint's history."""
 
+import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 
-from utils import data
 from utils.data.arguments import check_types
 from utils.data.sets import Data
 from utils.data.streaming import Streamed
 
-SETS = ("digits", "cifar10", "cifar100", "svhn", "mnist", "imagefolder", "fake", "imagenet")
+HOME, SHELF = "utils.data", "utils.data.sets."  # where functions that make data sets are found
 
 
 def load_data(description: Mapping[str, Any], device: torch.device) -> Data | Streamed:
@@ -23,19 +23,36 @@ def load_data(description: Mapping[str, Any], device: torch.device) -> Data | St
             these options.
         OSError: its files aren't there, or can't be read.
     """
-    room, _, name = str(description.get("_target_", "")).rpartition(".")
-    if room != "utils.data" or name not in SETS:
-        raise ValueError(f"'{description.get('_target_')}' is none of our data sets")
+    target = str(description.get("_target_", ""))
     arguments = {key: value for key, value in description.items() if key != "_target_"}
     if isinstance(arguments.get("root"), int):  # a folder that is called 2024
         arguments["root"] = str(arguments["root"])
-    check_types("data.", getattr(data, name), arguments)
-    return _load(name, json.dumps(arguments), device)
+    check_types("data.", _function(target), arguments)
+    return _load(target, json.dumps(arguments), device)
 
 
 @lru_cache(maxsize=2)  # the stages of a pipeline and the jobs of a sweep share it
-def _load(name: str, arguments: str, device: torch.device) -> Data | Streamed:
+def _load(target: str, arguments: str, device: torch.device) -> Data | Streamed:
     try:
-        return getattr(data, name)(**json.loads(arguments)).to(device)
+        return _function(target)(**json.loads(arguments)).to(device)
     except TypeError as error:
-        raise ValueError(f"data={name}: {error}") from error
+        raise ValueError(f"data={target.rpartition('.')[2]}: {error}") from error
+
+
+def _function(target: str) -> Callable[..., Data | Streamed]:
+    """What a file of utils/data/sets/ says makes a data set; nothing else is called."""
+    room, _, name = target.rpartition(".")
+    if room == HOME or room.startswith(SHELF):
+        try:
+            function = getattr(importlib.import_module(room), name, None)
+        except ModuleNotFoundError as error:
+            if not room.startswith(error.name or "?"):
+                raise ValueError(f"data: {target} needs a package: {error}") from error
+            function = None
+        own = getattr(function, "__module__", "").startswith(f"{HOME}." if room == HOME else room)
+        if own and get_type_hints(function).get("return") in (Data, Streamed):
+            return function
+    raise ValueError(
+        f"'{target}' is none of our data sets: those are functions in utils/data/sets/ that say "
+        f"'-> Data'"
+    )

@@ -209,7 +209,7 @@ def _defaults_of(target: str) -> dict[str, Any]:
     try:
         home = import_module(module)
         # Every data set of ours hands what it doesn't take itself to one function.
-        inner = _defaults(home.sets._build) if module == "utils.data" else {}
+        inner = _defaults(home.sets.build) if module == "utils.data" else {}
         return {**inner, **_defaults(getattr(home, name))}
     except (ImportError, AttributeError, TypeError, ValueError):
         return {}  # gone since: what the run recorded has to do

@@ -21,9 +21,13 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ("engine.py", "stages.py", "train.py", "prune.py", "finetune.py", "pipeline.py")
-# What can change a result; the rest of the house only shows it. Networks and methods are in a run's
-# name by their source, so a new one makes no other result doubtful.
-METHODS, SHARED = ROOT / "slimming" / "methods", ("base.py", "sparsity.py")
+# What can change a result; the rest of the house only shows it. Networks, methods, schedules and the
+# images of data sets are in a run's name, so a new one makes no other result doubtful.
+SHELVES = {
+    ROOT / "slimming" / "methods": ("base.py", "sparsity.py"),  # what all of them stand on
+    ROOT / "utils" / "data" / "sets": ("__init__.py",),
+    ROOT / "utils" / "training" / "schedules": ("__init__.py",),
+}
 COMPUTING = ("slimming", "utils/data", "utils/training", "utils/networks", "utils/runs")
 LEVELS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 UNITS = {"avx512_bf16", "amx_bf16", "amx_fp16", "avx512_fp16", "bf16"}  # of a processor's flags
@@ -80,7 +84,7 @@ def _computing() -> Iterator[Path]:
     yield from (ROOT / name for name in SCRIPTS)
     for room in COMPUTING:
         for path in sorted((ROOT / room).rglob("*.py")):
-            if path.parent != METHODS or path.name in SHARED:
+            if path.name in SHELVES.get(path.parent, (path.name,)):
                 yield path
 
 

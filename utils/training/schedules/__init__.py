@@ -1,8 +1,10 @@
 """Learning rates as a factor of the training's progress, 0 <= progress < 1: no state to resume.
 
-All of them take `warmup`, the share of the training in which the rate first rises linearly.
+A new one is one more file in this folder, and one yaml: docs/extending.md.
 
-Raises (each of them):
+All of these take `warmup`, the share of the training in which the rate first rises linearly.
+
+Raises (each of these):
     ValueError: a share or a factor is out of range, or milestones don't rise.
 """
 

@@ -1,7 +1,8 @@
 """Data sets as whole tensors in memory, and the batches drawn from them.
 
 One function per data set, each returning a `Data`; `conf/data/*.yaml` names the function and its
-arguments. A new data set is one more function that ends in `_build`, and one yaml.
+arguments. A new data set is one more file in this folder, with a function that ends in `build`, and
+one yaml: docs/extending.md.
 
     data = digits(val_size=100)
     for images, labels in data.train_batches(64, seed=0, epoch=0): ...
@@ -111,7 +112,7 @@ class Data:
 
 
 class Options(TypedDict, total=False):
-    """What every data set accepts; the defaults are those of `_build` unless it says otherwise."""
+    """What every data set accepts; the defaults are those of `build` unless it says otherwise."""
 
     val_size: int  # so many training images are set aside to validate on: 0
     split_seed: int  # which ones: 0
@@ -132,7 +133,7 @@ def digits(**options: Unpack[Options]) -> Data:
     images = torch.from_numpy(raw.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)
     whole = Split(images, torch.from_numpy(raw.target).long())
     train, test = carve(whole, 797, generator_of("the test set of digits"))
-    return _build("digits", train, test, sources.DIGITS, **{"pad": 1, "flip": False} | options)
+    return build("digits", train, test, sources.DIGITS, **{"pad": 1, "flip": False} | options)
 
 
 def cifar10(*, root: str = "data", download: bool = False, **options: Unpack[Options]) -> Data:
@@ -140,7 +141,7 @@ def cifar10(*, root: str = "data", download: bool = False, **options: Unpack[Opt
     source = sources.find(
         "cifar10", root, "cifar-10-batches-py", sources.cifar, download, (3, 32, 32)
     )
-    return _build("cifar10", *source, **options)
+    return build("cifar10", *source, **options)
 
 
 def cifar100(*, root: str = "data", download: bool = False, **options: Unpack[Options]) -> Data:
@@ -148,7 +149,7 @@ def cifar100(*, root: str = "data", download: bool = False, **options: Unpack[Op
     source = sources.find(
         "cifar100", root, "cifar-100-python", sources.cifar, download, (3, 32, 32)
     )
-    return _build("cifar100", *source, **options)
+    return build("cifar100", *source, **options)
 
 
 def svhn(*, root: str = "data", download: bool = False, **options: Unpack[Options]) -> Data:
@@ -161,7 +162,7 @@ def svhn(*, root: str = "data", download: bool = False, **options: Unpack[Option
     source = sources.find(
         "svhn", root, "train_32x32.mat", sources.svhn, download, (3, 32, 32), more="extra"
     )
-    return _build("svhn", *source, **{"pad": 0, "flip": False} | options)
+    return build("svhn", *source, **{"pad": 0, "flip": False} | options)
 
 
 def mnist(*, root: str = "data", download: bool = False, **options: Unpack[Options]) -> Data:
@@ -172,7 +173,7 @@ def mnist(*, root: str = "data", download: bool = False, **options: Unpack[Optio
     # A file, because torchvision leaves the empty folder behind when a download fails.
     marker = "MNIST/raw/train-images-idx3-ubyte"
     source = sources.find("mnist", root, marker, sources.mnist, download, (1, 28, 28))
-    return _build("mnist", *source, **{"pad": 0, "flip": False} | options)
+    return build("mnist", *source, **{"pad": 0, "flip": False} | options)
 
 
 def imagefolder(
@@ -205,7 +206,7 @@ def imagefolder(
         )
     parts, classes = folders.read([base / "train", *held_out], channels=channels, size=size)
     train, *val, test = (Split(*part) for part in parts)
-    return _build("imagefolder", train, test, classes, val=val[0] if val else None, **options)
+    return build("imagefolder", train, test, classes, val=val[0] if val else None, **options)
 
 
 def fake(
@@ -234,10 +235,10 @@ def fake(
         return Split(images.clamp(0, 255).to(torch.uint8), labels)
 
     classes = tuple(f"class {i}" for i in range(num_classes))
-    return _build("fake", draw(num_train, "train"), draw(num_test, "test"), classes, **options)
+    return build("fake", draw(num_train, "train"), draw(num_test, "test"), classes, **options)
 
 
-def _build(
+def build(
     name: str,
     train: Split,
     test: Split,
@@ -250,7 +251,18 @@ def _build(
     flip: bool = True,
     pad_raw: bool = False,
 ) -> Data:
-    """Checks the options, measures mean and deviation, sets the validation split aside."""
+    """A data set of its images: measures mean and deviation, sets the validation split aside.
+
+    Args:
+        name: what runs and tables call it.
+        train, test: images (N, C, H, W) of uint8 and labels (N,) of int64, below `len(classes)`.
+        classes: their names.
+        val: a validation split that the data bring along; then `val_size` is 0.
+        val_size, split_seed, pad, flip, pad_raw: `Options`, as the user said.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
     if pad < 0:
         raise ValueError(f"data.pad is a number of pixels, 0 or more; got {pad}")
     rest, aside = set_aside(train, val_size, split_seed)
