@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hydra.utils import instantiate
 
+from door import config
 from pictures import write_images
+from utils.cli.configured import plain
 from utils.data import sets as datasets
 from utils.data.load import load_data
-from utils.data.sets import cifar10, digits, fake, mnist, svhn
+from utils.data.sets import Split, cifar10, digits, fake, mnist, svhn
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -225,11 +228,25 @@ def test_impossible_fake_data_is_refused():
         fake(num_classes=1)
 
 
-IN_MEMORY = [
-    path
-    for path in sorted((ROOT / "conf" / "data").glob("*.yaml"))
-    if "imagenet" not in path.stem  # see tests/data/test_streaming.py
-]
+CONFIGS = sorted((ROOT / "conf" / "data").glob("*.yaml"))
+# Of these more is known than what holds for every data set; imagenet: tests/data/test_streaming.py.
+KNOWN = ("cifar10", "cifar100", "digits", "fake", "imagefolder", "mnist", "svhn")
+IN_MEMORY = [path for path in CONFIGS if path.stem in KNOWN]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_data_set_is_sound_or_says_which_files_it_wants(path, tmp_path):
+    said = plain(config("train", f"data={path.stem}").data)
+    if "root" in said:
+        with pytest.raises(OSError, match=str(tmp_path)):
+            load_data(said | {"root": str(tmp_path)}, torch.device("cpu"))
+        return
+    data = load_data(said, torch.device("cpu"))
+    assert instantiate(said).fingerprint == data.fingerprint, "the same images at every start"
+    for split in (data.train, data.test):
+        assert split.images.shape == (len(split.labels), *data.input_shape)
+    images, labels = next(data.train_batches(8, seed=0, epoch=0))
+    assert images.shape == (8, *data.input_shape) and images.isfinite().all() and len(labels) == 8
 
 
 @pytest.mark.parametrize("path", IN_MEMORY, ids=lambda path: path.stem)
@@ -248,3 +265,41 @@ def test_a_config_names_every_option_and_its_default(path, tree, monkeypatch):
     root = {"root": str(tree)} if "root" in own else {}
     # Equal fingerprints: the same images, split, augmentation.
     assert function(**config | root).fingerprint == function(**root).fingerprint
+
+
+def images(number: int, **options) -> Split:
+    return Split(
+        torch.zeros(number, 1, 4, 4, dtype=torch.uint8), torch.arange(number) % 2, **options
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda s: Split(s.images.float() / 255, s.labels), "uint8 .*got torch.float32"),
+        (lambda s: Split(s.images[:, 0], s.labels), r"\(N, C, H, W\).*got .*\(6, 4, 4\)"),
+        (lambda s: Split(s.images, s.labels[:5]), "6 images, but 5 labels"),
+        (lambda s: Split(s.images, s.labels + 1), "labels are from 0 to 1.*from 1 to 2"),
+        (lambda s: Split(s.images[:0], s.labels[:0]), "has no images to test on"),
+    ],
+)
+def test_images_of_ones_own_are_looked_at_before_anything_is_trained(wrong, said):
+    sound = images(6)
+    with pytest.raises(ValueError, match=said):
+        datasets.build("mine", sound, wrong(sound), ("a", "b"))
+    assert len(datasets.build("mine", sound, sound, ("a", "b")).test) == 6
+
+
+def test_only_what_says_that_it_makes_data_is_called(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "__path__", [*datasets.__path__, str(tmp_path)])
+    text = "from utils.data.sets import Data, fake\n\n\ndef birds(){}:\n    return fake()\n"
+    (tmp_path / "a_birds.py").write_text(text.format(" -> Data"))
+    (tmp_path / "b_birds.py").write_text(text.format(""))
+    (tmp_path / "c_birds.py").write_text("import nowhere_to_be_found\n")
+    cpu = torch.device("cpu")
+    assert load_data({"_target_": "utils.data.sets.a_birds.birds"}, cpu).name == "fake"
+    for target in ("a_birds.fake", "a_birds.Data", "b_birds.birds", "d_birds.birds", "build"):
+        with pytest.raises(ValueError, match="none of our data sets"):
+            load_data({"_target_": f"utils.data.sets.{target}"}, cpu)
+    with pytest.raises(ValueError, match="needs a package: No module named 'nowhere_to_be_found'"):
+        load_data({"_target_": "utils.data.sets.c_birds.birds"}, cpu)

@@ -27,6 +27,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # when run as a script
 
 from helpers import (  # noqa: E402
     CONF,
+    OURS,
     norms,
     one_index_wrong,
     random_plan,
@@ -81,14 +82,14 @@ DATA = {"num_classes": 10, "in_channels": 3, "input_shape": [3, 32, 32]}
 
 
 def configured() -> dict[str, tuple[str, dict]]:
-    """{model=yaml: (class, arguments)} at full size, each network once."""
+    """{model=yaml: (class, arguments)} of OURS at full size, each network once."""
     found: dict[str, tuple[str, dict]] = {}
-    for path in sorted(CONF.glob("*.yaml"), key=lambda path: (path.stem == "default", path)):
-        arguments = read_config(path)
-        target = str(arguments.pop("_target_", ""))
+    for name in sorted(OURS):
+        arguments = read_config(CONF / f"{name}.yaml")
+        target = str(arguments.pop("_target_"))
         arguments |= {k: v for k, v in DATA.items() if k in arguments and arguments[k] is None}
-        if target.startswith("models.") and (target, arguments) not in found.values():
-            found[f"model={path.stem}"] = (target, arguments)
+        if (target, arguments) not in found.values():
+            found[f"model={name}"] = (target, arguments)
     return found
 
 

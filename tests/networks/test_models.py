@@ -1,11 +1,14 @@
 """Our own networks: the paper's counts, and every yaml builds something that can be cut."""
 
+import contextlib
+
 import pytest
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from door import config
+from helpers import OURS
 from models.densenet import DenseNet
 from models.mlp import MLP
 from models.mobilenet import MobileNetV1, MobileNetV2
@@ -14,9 +17,10 @@ from models.resnet import ResNet
 from models.vgg import LAYERS, VGG
 from models.vgg_a import VGGA
 from slimming import Slimming, plan, slim, trace, verify
+from slimming.checkpoint import build
 from utils.cli import configured
 from utils.cli.script import CONF
-from utils.data.sets import fake, mnist
+from utils.data.sets import Data, fake, mnist
 from utils.networks.build import model_for
 from utils.networks.cost import count, count_macs
 
@@ -171,22 +175,42 @@ def test_the_mnist_network_is_784_500_300_10():
     assert shapes == [(500, 784), (300, 500), (10, 300)]
 
 
+def smallest(name: str) -> tuple[nn.Module, Data]:
+    """The network of conf/model/<name>.yaml, narrow where it has a width, and images it reads."""
+    told = configured.plain(config("train", f"model={name}").model)
+    if "width" in told:
+        told["width"] = 0.125
+    for size in (16, 32, 64, 224):
+        data = fake(num_train=16, num_test=8, num_classes=7, size=size)
+        model = build(*model_for(told, data)).eval()
+        with contextlib.suppress(RuntimeError):  # a network may want larger images
+            model(next(data.eval_batches(data.test))[0])
+            break
+    return model.double(), data
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_yaml_builds_a_network_that_can_be_cut(name):
-    data = fake(num_train=16, num_test=8, num_classes=7, size=16)
-    cfg = config("train", f"model={name}")
-    target, arguments = model_for({**configured.plain(cfg.model), "width": 0.125}, data)
-    from slimming.checkpoint import build
-
-    model = build(target, arguments).double().eval()
+    model, data = smallest(name)
     images = next(data.eval_batches(data.test))[0].double()
     assert model(images).shape == (8, 7)
     graph = trace(model, images)
-    assert graph.gates and not graph.fixed, graph.explain()
+    assert graph.gates, graph.explain()
     keep = plan(graph, Slimming().scores(model, graph), 0.5)
     thin = slim(model, graph, keep)
     assert verify(model, graph, keep, thin, images).holds
-    assert count(thin, data.input_shape)["params"] == keep.params
+    assert (
+        count(thin, data.input_shape)["params"]
+        == keep.params
+        < count(model, data.input_shape)["params"]
+    )
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_all_of_our_own_networks_can_be_cut(name):
+    model, data = smallest(name)
+    graph = trace(model, torch.zeros(2, *data.input_shape, dtype=torch.float64))
+    assert not graph.fixed, graph.explain()
 
 
 def test_mnist_is_known_to_the_mlp(tmp_path):

@@ -74,6 +74,7 @@ def test_every_option_counts():
 
 # Schedules.
 
+SCHEDULES = sorted(path.stem for path in (ROOT / "conf" / "schedule").glob("*.yaml"))
 EVERY = {
     "steps": partial(schedules.steps, milestones=(0.5, 0.75)),
     "one_cycle": schedules.one_cycle,
@@ -91,11 +92,21 @@ def test_every_schedule_warms_up_linearly(name):
 
 
 def test_every_schedule_is_a_choice():
-    names = {path.stem for path in (ROOT / "conf" / "schedule").glob("*.yaml")}
-    assert names == {*EVERY, "thirds"}
-    for name in names:
-        schedule = recipe_of(config("train", f"schedule@recipe.schedule={name}")).schedule
+    assert {*EVERY, "thirds"} <= {*SCHEDULES}
+    for name in (*EVERY, "thirds"):
+        schedule = recipe_of(config("train", f"schedule={name}")).schedule
         assert 0 <= schedule(0.99) <= schedule(0.3) <= 1
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_schedule_is_the_factor_of_the_learning_rate(name, tmp_path):
+    words = (f"schedule={name}", "method.strength=0", "recipe.batch_size=64")
+    told = tiny("train", tmp_path, *words)
+    schedule, lr = recipe_of(told).schedule, told.recipe.optimizer.lr
+    last = [(3 * epoch + 2) / 9 for epoch in range(3)]  # of three steps in each of three epochs
+    assert [row["lr"] for row in rows(train(told))] == pytest.approx(
+        [lr * schedule(k) for k in last]
+    )
 
 
 def test_cosine_falls_from_one_to_last():

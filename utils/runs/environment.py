@@ -21,8 +21,8 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ("engine.py", "stages.py", "train.py", "prune.py", "finetune.py", "pipeline.py")
-# What can change a result; the rest of the house only shows it. Networks, methods, schedules and the
-# images of data sets are in a run's name, so a new one makes no other result doubtful.
+# What can change a result; the rest of the house only shows it. Networks, methods, schedules and
+# the images of data sets are in a run's name, so a new one makes no other result doubtful.
 SHELVES = {
     ROOT / "slimming" / "methods": ("base.py", "sparsity.py"),  # what all of them stand on
     ROOT / "utils" / "data" / "sets": ("__init__.py",),

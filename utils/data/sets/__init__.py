@@ -261,8 +261,10 @@ def build(
         val_size, split_seed, pad, flip, pad_raw: `Options`, as the user said.
 
     Raises:
-        ValueError: an option is out of range.
+        ValueError: an option is out of range, or the images or labels are not of this kind.
     """
+    _check("train", train, len(classes))
+    _check("test", test, len(classes))
     if pad < 0:
         raise ValueError(f"data.pad is a number of pixels, 0 or more; got {pad}")
     rest, aside = set_aside(train, val_size, split_seed)
@@ -273,6 +275,25 @@ def build(
     options = [len(classes), mean.tolist(), std.tolist(), pad, flip, pad_raw and pad > 0]
     digest = _fingerprint(options, train, val, test)
     return Data(name, train, val, test, classes, mean, std, pad, flip, pad_raw, digest)
+
+
+def _check(split: str, given: Split, num_classes: int) -> None:
+    images, labels = given.images, given.labels
+    if images.dtype != torch.uint8 or images.dim() != 4:
+        raise ValueError(
+            f"the data's images are uint8 (N, C, H, W), 0 to 255; got {images.dtype} "
+            f"{tuple(images.shape)} to {split} on"
+        )
+    if len(images) != len(labels):
+        raise ValueError(f"the data have {len(images)} images, but {len(labels)} labels")
+    if len(images) == 0:
+        raise ValueError(f"the data set has no images to {split} on")
+    low, high = int(labels.min()), int(labels.max())
+    if labels.is_floating_point() or low < 0 or high >= num_classes:
+        raise ValueError(
+            f"the data's labels are from 0 to {num_classes - 1}; got {labels.dtype} from {low} to "
+            f"{high} to {split} on"
+        )
 
 
 def _fingerprint(options: list, *splits: Split) -> str:
