@@ -17,7 +17,11 @@ WORDS = ("name", "needs")  # of the yaml: what tables call it, what else it fixe
 
 
 def make(node: Mapping[str, Any], **more: Any) -> Plain:
-    """The object; `more` replaces arguments that the method has."""
+    """The object; `more` replaces arguments that the method has.
+
+    Raises:
+        ValueError: it has no such option, or no scores to choose by.
+    """
     known = {key: value for key, value in more.items() if key in node}
     described = {**_described(node), **known}
     takes = inspect.signature(get_object(described["_target_"])).parameters
@@ -25,6 +29,10 @@ def make(node: Mapping[str, Any], **more: Any) -> Plain:
     if wrong and not any(taken.kind is taken.VAR_KEYWORD for taken in takes.values()):
         options = ", ".join(takes) or "none"
         raise ValueError(f"method={name_of(node)} has no option '{wrong[0]}' (it has: {options})")
+    if not hasattr(get_object(described["_target_"]), "scores"):
+        raise ValueError(
+            f"method={name_of(node)} has no scores(model, graph, batches) to choose channels by"
+        )
     return instantiate(described, _convert_="all")
 
 
