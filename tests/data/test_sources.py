@@ -290,6 +290,11 @@ def test_images_of_ones_own_are_looked_at_before_anything_is_trained(wrong, said
     assert len(datasets.build("mine", sound, sound, ("a", "b")).test) == 6
 
 
+def test_an_option_without_a_default_has_to_be_said():
+    with pytest.raises(ValueError, match="data.root has no default: say data.root=..."):
+        load_data({"_target_": "utils.data.imagefolder", "root": "???"}, torch.device("cpu"))
+
+
 def test_only_what_says_that_it_makes_data_is_called(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "__path__", [*datasets.__path__, str(tmp_path)])
     text = "from utils.data.sets import Data, fake\n\n\ndef birds(){}:\n    return fake()\n"

@@ -182,8 +182,8 @@ def smallest(name: str) -> tuple[nn.Module, Data]:
         told["width"] = 0.125
     for size in (16, 32, 64, 224):
         data = fake(num_train=16, num_test=8, num_classes=7, size=size)
-        model = build(*model_for(told, data)).eval()
-        with contextlib.suppress(RuntimeError):  # a network may want larger images
+        with contextlib.suppress(RuntimeError, ValueError):  # a network may want larger images
+            model = build(*model_for(told, data)).eval()
             model(next(data.eval_batches(data.test))[0])
             break
     return model.double(), data

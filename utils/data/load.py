@@ -27,6 +27,8 @@ def load_data(description: Mapping[str, Any], device: torch.device) -> Data | St
     arguments = {key: value for key, value in description.items() if key != "_target_"}
     if isinstance(arguments.get("root"), int):  # a folder that is called 2024
         arguments["root"] = str(arguments["root"])
+    if unsaid := [key for key, value in arguments.items() if value == "???"]:
+        raise ValueError(f"data.{unsaid[0]} has no default: say data.{unsaid[0]}=...")
     check_types("data.", _function(target), arguments)
     return _load(target, json.dumps(arguments), device)
 
