@@ -228,12 +228,20 @@ def _refuse(model: nn.Module) -> None:
     if hasattr(model, "_orig_mod"):
         raise ValueError("give the network that was compiled: compiled._orig_mod")
     for name, module in model.named_modules():
-        own = "forward" in vars(module) and not isinstance(module, torch.jit.ScriptModule)
-        if own:  # copies of it would still run the original's
-            raise ValueError(
-                f"the forward of '{name or type(model).__name__}' was replaced on the object: "
-                f"define it in a class"
-            )
+        mine = vars(module).get("forward")
+        if mine is None or isinstance(module, torch.jit.ScriptModule):
+            continue
+        if getattr(mine, "__func__", None) is type(module).forward:
+            continue  # what accelerate leaves when it is unwrapped: the class's own again
+        whose, way_out = "", "define it in a class"
+        if "_original_forward" in vars(module):
+            whose = " by accelerate"
+            way_out = "give accelerator.unwrap_model(model, keep_fp32_wrapper=False)"
+        # Its code isn't seen, and copies of the network may run that of the original.
+        raise ValueError(
+            f"the forward of '{name or type(model).__name__}' was replaced on the object{whose}: "
+            f"{way_out}"
+        )
 
 
 def _meta_copy(model: nn.Module, training: bool) -> nn.Module:
