@@ -32,6 +32,7 @@ FOREIGN = {
 SAID = {"name", "needs"}  # of a method: what it is called, and which options go with it
 PENALTY = {"strength", "mode", "weight_decay_on_gamma"}  # of a method: not of its scores
 SCHEDULED = {"name", "epochs", "strength", "reach"}  # of a recipe: the result has what came of them
+SETS = "utils.data.sets"
 OWN = ("models.", "slimming.", "utils.", "torch.")  # whose defaults may be looked up
 
 
@@ -209,7 +210,7 @@ def _defaults_of(target: str) -> dict[str, Any]:
     try:
         home = import_module(module)
         # Every data set of ours hands what it doesn't take itself to one function.
-        inner = _defaults(home.sets.build) if module == "utils.data" else {}
+        inner = _defaults(import_module(SETS).build) if module.startswith("utils.data") else {}
         return {**inner, **_defaults(getattr(home, name))}
     except (ImportError, AttributeError, TypeError, ValueError):
         return {}  # gone since: what the run recorded has to do

@@ -15,8 +15,10 @@ from utils.runs.results import find_runs, writable, write_text
 
 def paper_table(
     table: str, root: Path, folder: Path, only: str | None = None, fast: bool = False
-) -> Path:
+) -> Path | None:
     """Print the table, and write it; return the path of the Markdown file.
+
+    Nothing is written, and None returned, where `folder` would lie in a `root` that isn't there.
 
     Args:
         table: "1a", ...: a table of results/paper.yaml.
@@ -29,7 +31,9 @@ def paper_table(
         ValueError: there is no such table.
     """
     paper.rows(table)  # an unknown table is refused before anything is read
-    writable(folder)
+    kept = root.is_dir() or root not in folder.parents
+    if kept:
+        writable(folder)
     twin = "fast" if fast else None
     words = "python pipeline.py experiment={}" + (f" twin={twin}" if twin else "")
     words += "" if root == Path("runs") else f" runs_dir={shlex.quote(str(root))}"
@@ -39,19 +43,23 @@ def paper_table(
         return composed(experiment, twin)
 
     lines = paper.lines(table, _finished(root, only), compose, words)
-    name = f"table_{table}{'_fast' if fast else ''}"
-    shown, title = paper_text.text(lines, fast), paper_text.title(table, fast)
-    notes, commands = paper_text.notes(table, lines, fast), paper_text.missing(lines)
-    said = {"title": title, "text": shown, "notes": notes, "commands": commands}
-    write_text(folder / f"{name}.md", render.page("paper.md", **said))
-    caption, empty = " ".join([f"{title}.", *notes]), [f"empty: {command}" for command in commands]
-    write_text(folder / f"{name}.tex", render.latex(shown, caption, empty))
-    write_text(folder / f"{name}.csv", render.csv(paper_text.raw(lines)))
-    render.console().print(render.terminal(shown, title))
-    for note in notes:
+    shown, commands = paper_text.text(table, lines, fast), paper_text.missing(lines)
+    screen = render.console()
+    screen.print(shown.terminal(screen.width))
+    for note in shown.notes:
         print(note)
     if commands:
         print("To fill the empty rows:", *commands, sep="\n  ")
+    if not kept:
+        print(
+            f"there is no folder {root}, so nothing is written; to=FOLDER writes this table there"
+        )
+        return None
+    name = f"table_{table}{'_fast' if fast else ''}"
+    empty = [f"empty: {command}" for command in commands]
+    write_text(folder / f"{name}.md", render.page("paper.md", table=shown, commands=commands))
+    write_text(folder / f"{name}.tex", shown.latex(name.replace("_", "-"), empty))
+    write_text(folder / f"{name}.csv", paper_text.raw(lines).csv())
     print(f"{folder / name}.md, .tex, .csv have this table")
     return folder / f"{name}.md"
 

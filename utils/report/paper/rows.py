@@ -4,6 +4,7 @@ A run belongs to a row when everything in its config that can change its result,
 stands on, is what the row's experiment says; folder names and recipe names are not trusted.
 """
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from utils.runs.results import STAGES
 from utils.runs.units import si
 
 Run = dict[str, Any]
+NEAR = 4  # settings that differ: beyond it, a run was never meant to be the row
 PUBLISHED = Path(__file__).resolve().parents[3] / "results" / "paper.yaml"
 
 
@@ -60,13 +62,13 @@ def numbers(row: Mapping[str, Any]) -> str:
     """ "6.20 % error, 2.30 M params (-88.5 %), 391 M FLOPs (-51.0 %)"."""
     measure = measure_of(row)
     spread = f" ± {row['std']:.2f}" if "std" in row else ""
-    recalled = " (recalled)" if row["confidence"] == "recalled" else ""
+    recalled = " (recalled, not read in the source)" if row["confidence"] == "recalled" else ""
     costs = [
         cost(row.get(key), row.get(f"{key}_pruned"), word)
         for key, word in (("params", " params"), ("flops", " FLOPs"))
     ]
-    parts = [f"{row[measure]:.2f}{spread} % {measure}{recalled}", *costs]
-    return ", ".join(part for part in parts if part != "-")
+    parts = [f"{row[measure]:.2f}{spread} % {measure}", *costs]
+    return ", ".join(part for part in parts if part != "-") + recalled
 
 
 def measure_of(row: Mapping[str, Any]) -> str:
@@ -99,23 +101,41 @@ def lines(
         experiment = row.get("experiment")
         candidates = [path for path in whole if path[0]["dataset"] == row["data"]]
         if experiment:
-            ours = of_row(row, compose(experiment), candidates) if candidates else []
-            line |= summary(ours, row) if ours else {"command": command.format(experiment)}
+            config = compose(experiment)
+            ours, near = of_row(row, config, candidates)
+            where = _where(config["data"], candidates)
+            line |= summary(ours, row) if ours else {"command": command.format(experiment) + where}
+            line |= {"near": near} if near and not ours else {}
         result.append(line)
     return result
 
 
-def of_row(row: Mapping[str, Any], config: Mapping[str, Any], paths: Sequence) -> list[list[Run]]:
-    """Those of `paths` (a first training and what was made of it) that are this very row."""
+def of_row(
+    row: Mapping[str, Any], config: Mapping[str, Any], paths: Sequence
+) -> tuple[list[list[Run]], str]:
+    """Those of `paths` (a first training and what was made of it) that are this very row; and what
+    keeps the nearest of the others from it: "finetune: epochs (12 / 1)", "" if none is near."""
     stages = [*STAGES] * config["passes"] or [STAGES[0]]
     if "pass" in row:
         stages = stages[: 3 * row["pass"] - (2 if row["stage"] == "train" else 0)]
-    wanted = []
+    wanted, others = [], []
     for path in paths:
-        alike = [run["stage"] for run in path] == stages and path[0]["model"] == _class(config)
-        if alike and not _differences(_expected(config, path), path):
+        if [run["stage"] for run in path] != stages or path[0]["model"] != _class(config):
+            continue
+        if found := _differences(_expected(config, path), path):
+            others.append(found)
+        else:
             wanted.append(path)
-    return wanted
+    nearest = min(others, key=len, default={})
+    return wanted, groups.say(nearest) if len(nearest) <= NEAR else ""
+
+
+def _where(data: Mapping[str, Any], paths: Sequence[Sequence[Run]]) -> str:
+    """What a command says of where images are: as finished runs had them, else to be fetched."""
+    roots = [(path[0].get("config") or {}).get("data", {}).get("root") for path in paths]
+    if known := [root for root in roots if root]:
+        return "" if known[-1] == data.get("root") else f" data.root={shlex.quote(str(known[-1]))}"
+    return " data.download=true" if "download" in data else ""
 
 
 def summary(paths: Sequence[Sequence[Run]], row: Mapping[str, Any]) -> dict[str, Any]:
