@@ -8,7 +8,8 @@
 
   async function draw(place) {
     const spec = specs[place.dataset.chart];
-    if (!spec || place.dataset.drawn) return;
+    // What is folded away has no width yet: it is drawn when it is opened.
+    if (!spec || place.dataset.drawn || place.closest("details:not([open])")) return;
     place.dataset.drawn = "yes";
     spec.config.font = getComputedStyle(place).fontFamily;
     try {
@@ -72,8 +73,8 @@
     (seen) => {
       for (const { isIntersecting, target } of seen) {
         if (!isIntersecting) continue;
-        near.unobserve(target);
         draw(target);
+        if (target.dataset.drawn) near.unobserve(target);
       }
     },
     { rootMargin: "600px" },

@@ -108,7 +108,7 @@ def _panel(points: Sequence[Point], column: str, names: dict[Point, str], title:
     kinds = {said: own for said, *own in sorted(map(kind, points))}
     colours, shapes = marks.looks(kinds)
     legend = alt.Legend(title=None, columns=2, labelLimit=170)
-    chart = alt.Chart(marks.data(rows)).encode(
+    chart = alt.Chart().encode(
         across, up, alt.Color("kind:N", scale=colours, legend=legend),
         tooltip=[*marks.TIP, alt.Tooltip("cost:Q", title=COSTS[column], format=".4s")],
     )  # fmt: skip
@@ -127,7 +127,8 @@ def _panel(points: Sequence[Point], column: str, names: dict[Point, str], title:
     )
     said = f"{title}: {len(rows)} networks, {len(best)} on the front, best {top:.2f} %"
     layers = (line.encode(across, up), bars, solid.encode(shape), hollow.encode(shape))
-    return alt.layer(*layers, height=270, description=said).add_params(view)
+    whole = alt.layer(*layers, data=marks.data(rows), height=270, description=said)
+    return whole.add_params(view)
 
 
 def _row(point: Point, column: str, name: str) -> Row:

@@ -103,7 +103,7 @@ def _grid(sweep: Sweep) -> alt.LayerChart:
         ticks=False, labelOffset={"condition": hangs, "value": 0},
     )  # fmt: skip
     gaps = alt.Scale(paddingInner=0.05, paddingOuter=0.03)
-    chart = alt.Chart(marks.data(rows)).encode(
+    chart = alt.Chart().encode(
         alt.X("column:N", sort=[*names.values()], axis=across, scale=gaps),
         alt.Y("row:N", sort=[*lines], axis=down, scale=gaps),
         tooltip=marks.TIP,
@@ -121,7 +121,7 @@ def _grid(sweep: Sweep) -> alt.LayerChart:
     said = f"{called} accuracy from {min(values):.1f} to {top:.1f} %"
     said += f"; suggested: {sweep.names[knee]}" if knee else "; no suggestion"
     return alt.layer(
-        boxes, frame.transform_filter("datum.knee"), words,
+        boxes, frame.transform_filter("datum.knee"), words, data=marks.data(rows),
         height=sum(max(34, 15 * own + 6) for own in lines.values()),
         description=f"{sweep.title}: {len(rows)} networks, {said}",
     )  # fmt: skip

@@ -180,7 +180,7 @@ def looks(series: Mapping[str, Sequence]) -> list[alt.Scale]:
 
 def spec(chart: alt.Chart | alt.LayerChart) -> Row:
     """Vega-Lite for the page: as wide as its place, and with the page's filter."""
-    made = chart.properties(width="container").to_dict()
+    made = chart.properties(width="container").to_dict(validate=False)
     return {
         **made,
         "config": THEME,
@@ -218,7 +218,7 @@ def save(drawn: Drawn, path: Path) -> None:
         fill="independent",
         strokeDash="independent",
     )
-    whole = {**made.to_dict(), "config": {**THEME, "background": "white"}}
+    whole = {**made.to_dict(validate=False), "config": {**THEME, "background": "white"}}
     light = colours()
     text = re.sub(r"var\(--(\w+)\)", lambda found: light[found[1]], json.dumps(whole))
     convert = getattr(vl_convert, f"vegalite_to_{path.suffix[1:]}")
