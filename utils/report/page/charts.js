@@ -30,11 +30,11 @@
     if (run) location.hash = "run=" + encodeURIComponent(run);
   }
 
-  // Rows of tables say data-label, data-method, data-penalty, and data-run where a click leads on.
+  // Rows of tables say data-label, data-method and data-penalty.
   function matches(row) {
-    const { label = "", method, penalty, run = "" } = row.dataset;
+    const { label, method, penalty } = row.dataset;
     return (
-      `${label} ${run}`.toLowerCase().includes(state.text) &&
+      row.textContent.concat(" ", label).toLowerCase().includes(state.text) &&
       (!state.method.length || state.method.includes(method)) &&
       (!state.penalty.length || state.penalty.includes(penalty))
     );
@@ -64,10 +64,6 @@
       filter();
     });
   }
-  document.addEventListener("click", (event) => {
-    const row = event.target.closest("tr[data-run]");
-    if (row && !event.target.closest("a, button, summary")) open(row.dataset.run);
-  });
 
   const near = new IntersectionObserver(
     (seen) => {

@@ -54,7 +54,7 @@ def _known(points: Sequence[Point], column: str) -> list[Point]:
 def _note(shown: Mapping[str, Sequence[Point]], left: Sequence[str]) -> str:
     below, lucky = [], []
     for title, points in shown.items():
-        of = f" of {title}" if len(shown) > 1 else ""
+        of = f" of {title}" if len(shown) > 1 else " networks"
         best = max(point.mean("test") for point in points)
         on = front(points, "macs")
         if far := sum(point.mean("test") < best - BELOW / 100 for point in points):
@@ -101,7 +101,7 @@ def kind(point: Point) -> tuple[str, str, str]:
 def _panel(points: Sequence[Point], column: str, names: dict[Point, str], title: str):
     rows = [_row(point, column, names[point]) for point in points]
     top = max(row["test"] for row in rows)
-    costs = [row["cost"] for row in rows]
+    costs, timed = [row["cost"] for row in rows], "latency" in column
     x = alt.Scale(type="log", domain=[min(costs) / 1.15, max(costs) * 1.15], nice=False)
     across = alt.X("cost:Q", title=COSTS[column], scale=x, axis=alt.Axis(format="~s", tickCount=5))
     up = marks.accuracy(row for row in rows if row["test"] >= top - BELOW)
@@ -110,7 +110,7 @@ def _panel(points: Sequence[Point], column: str, names: dict[Point, str], title:
     legend = alt.Legend(title=None, columns=2, labelLimit=170)
     chart = alt.Chart().encode(
         across, up, alt.Color("kind:N", scale=colours, legend=legend),
-        tooltip=[*marks.TIP, alt.Tooltip("cost:Q", title=COSTS[column], format=".4s")],
+        tooltip=[*marks.TIP, *([alt.Tooltip("cost:Q", title=COSTS[column])] if timed else [])],
     )  # fmt: skip
     bars = chart.mark_rule(clip=True, opacity=0.7).encode(alt.Y("low:Q"), alt.Y2("high:Q"))
     shape = alt.Shape("kind:N", scale=shapes, legend=legend)

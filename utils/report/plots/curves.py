@@ -1,5 +1,6 @@
 """How the trainings went, epoch by epoch: a line per network, a band over its seeds."""
 
+import math
 from collections.abc import Sequence
 
 import altair as alt
@@ -82,6 +83,7 @@ def _row(point: Point, name: str, seeds: Metrics, column: str, times: float) -> 
 
 def _panel(rows: Sequence[Row], said: str, scale: str) -> alt.LayerChart:
     few = len(rows) <= TOLD
+    along = alt.Scale(domain=[1, max(row["epoch"][-1] for row in rows)], nice=False)
     epochs = marks.spread(sorted({epoch for row in rows for epoch in row["epoch"]}), 6)
     hues = len(marks.SERIES)
     series = {
@@ -90,9 +92,14 @@ def _panel(rows: Sequence[Row], said: str, scale: str) -> alt.LayerChart:
     }
     colour, dash = marks.looks(series)
     legend = alt.Legend(title=None, symbolType="stroke", symbolOpacity=1, symbolStrokeWidth=3)
-    up = alt.Scale(type=scale, nice=False, padding=6, **({} if scale == "log" else {"zero": False}))
+    ends = [value for row in rows for end in ("low", "high") for value in row[end]]
+    ends = [value for value in ends if math.isfinite(value) and (value > 0 or scale != "log")]
+    # What the page's filter leaves stays in its place.
+    up = alt.Scale(
+        type=scale, nice=False, padding=6, domain=[min(ends, default=0.1), max(ends, default=1)]
+    )
     chart = alt.Chart().transform_flatten(["epoch", "mean", "low", "high"]).encode(
-        alt.X("epoch:Q", title="epoch", axis=alt.Axis(values=epochs)),
+        alt.X("epoch:Q", title="epoch", axis=alt.Axis(values=epochs), scale=along),
         alt.Y("mean:Q", title=said, scale=up, axis=alt.Axis(format=".3~g", tickCount=5)),
         color=alt.Color("name:N", scale=colour, legend=legend) if few else alt.value(marks.BLUE),
         detail="name:N",
@@ -104,9 +111,9 @@ def _panel(rows: Sequence[Row], said: str, scale: str) -> alt.LayerChart:
         lines = lines.encode(alt.StrokeDash("name:N", scale=dash, legend=legend))
     # Wide and unseen: what a pointer finds.
     hover = chart.mark_line(strokeWidth=9, strokeOpacity=0).encode(tooltip=marks.TIP)
-    ends = [f"{row['name']} {row['mean'][-1]:.4g}" for row in rows[:TOLD]]
+    told = [f"{row['name']} {row['mean'][-1]:.4g}" for row in rows[:TOLD]]
     more = "" if few else f" and {len(rows) - TOLD} more"
     return alt.layer(
         band, lines, hover.properties(name="hover"), data=marks.data(rows), height=240,
-        description=f"{said}, at the end: {', '.join(ends)}{more}",
+        description=f"{said}, at the end: {', '.join(told)}{more}",
     )  # fmt: skip

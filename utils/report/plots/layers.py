@@ -90,7 +90,8 @@ def _bars(fact: Row, called: str, counts: Counts, title: str) -> alt.LayerChart:
     chart = chart.encode(
         alt.X("place:O", title="layer, from input to output", axis=axis), tooltip=tips
     )
-    up = alt.Y("before:Q", title=called, axis=alt.Axis(format="~s", tickCount=5))
+    up = alt.Y("before:Q", title=called, axis=alt.Axis(format="~s", tickCount=5), stack=None)
+    up = up.scale(domain=[0, max(before)])
     outline = chart.mark_bar(fillOpacity=0, stroke=marks.GREY, strokeWidth=1.2).encode(up)
-    filled = chart.mark_bar(color=marks.BLUE).encode(alt.Y("after:Q"))
+    filled = chart.mark_bar(color=marks.BLUE).encode(alt.Y("after:Q", stack=None))
     return alt.layer(outline, filled, data=marks.data([row]), height=200, description=title)
