@@ -1,7 +1,5 @@
 """Accuracy of a sweep: a row per way to make networks small, a column per goal, the knee framed."""
 
-from collections.abc import Sequence
-
 import altair as alt
 
 from utils.report.knee import Sweep
@@ -62,16 +60,14 @@ def _in_order(point: Point) -> tuple:
     return (1, *(-float(limit.rpartition(" ")[2]) for limit in point["target"].split(", ")))
 
 
-def ticks(points: Sequence[Point]) -> tuple[dict[str, str], str]:
+def ticks(sweep: Sweep) -> tuple[dict[str, str], str]:
     """({goal: what its column is called}, what the columns are)."""
-    goals = list(dict.fromkeys(goal(point) for point in sorted(points, key=_in_order)))
-    kinds = {name.partition(" % of ")[2] for name in goals if name != "uncut"}
-    (kind, *more), verb = kinds, "cut" if points[-1]["target"] is None else "kept"
-    if more or not kind or " and " in kind:
-        return {name: name for name in goals}, "goal of the cut"
-    action = "cut: share of channels removed" if verb == "cut" else f"kept: share of {kind}"
-    short = {name: f"{name.partition(' ')[2].partition(' % of ')[0]} %" for name in goals}
-    return {**short, **({"uncut": "uncut"} if "uncut" in goals else {})}, action
+    ordered = sorted([*sweep.uncut, *sweep.cuts], key=_in_order)
+    shares = {goal(point): marks.share(point) for point in ordered}
+    if any(shares[goal(cut)] is None for cut in sweep.cuts):  # amounts, or limits of several kinds
+        return {name: name for name in shares}, "goal of the cut"
+    called = {name: f"{100 * own:.4g} %" if own else "uncut" for name, own in shares.items()}
+    return called, marks.shares(sweep.cuts[0])
 
 
 def _grid(sweep: Sweep) -> alt.LayerChart:
@@ -81,7 +77,7 @@ def _grid(sweep: Sweep) -> alt.LayerChart:
     values = [100 * point.mean(which) for _, _, point in found]
     top = max(values)
     low = max(min(values), top - BELOW)
-    names, title = ticks([*sweep.uncut, *sweep.cuts])
+    names, title = ticks(sweep)
     knee = sweep.knee.point if sweep.knee else None
     rows = [
         {

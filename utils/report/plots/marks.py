@@ -18,7 +18,8 @@ import altair as alt
 import vl_convert
 from markupsafe import Markup
 
-from utils.report.label import common, goal, labels, uncut
+from utils.report.knee import limited
+from utils.report.label import UNITS, common, goal, labels, uncut
 from utils.report.story import Story
 from utils.report.summary import Point
 from utils.runs.units import si
@@ -127,6 +128,24 @@ def titles(several: Sequence[Sequence[Point]]) -> list[str]:
 def but_goal(name: str, point: Point) -> str:
     """A label without what the cut was asked for, where an axis says it."""
     return ", ".join(part for part in name.split(", ") if part != goal(point))
+
+
+def share(point: Point) -> float | None:
+    """The share of channels removed, or of one cost that may stay; None for anything else."""
+    if point["target"] is None:
+        return point["ratio"]
+    limit = float(point["target"].rpartition(" ")[2])
+    return limit if limit <= 1 and "," not in point["target"] else None
+
+
+def shares(point: Point) -> str:
+    """What an axis of `share` is called."""
+    what = limited(point)
+    return (
+        f"share of {what} removed"
+        if what == "channels"
+        else f"share of {UNITS.get(what, what)} kept"
+    )
 
 
 def capped(found: Sequence, what: str, most: int = PANELS) -> tuple[list, str]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import altair as alt
 
 from utils.report.knee import limited
-from utils.report.label import TRAINING, UNITS, family, goal, labels, regime, together, uncut
+from utils.report.label import TRAINING, family, goal, labels, regime, together, uncut
 from utils.report.plots import marks
 from utils.report.plots.marks import Drawn, Panel
 from utils.report.story import Story
@@ -23,7 +23,7 @@ def ratio(story: Story) -> Drawn:
     """
     found: dict[tuple, list[Point]] = {}
     for point in story.points:
-        if share(point) is not None and not point.what.startswith("scratch"):
+        if marks.share(point) is not None and not point.what.startswith("scratch"):
             key = (limited(point), together(point, "goal", "repair", "after", "stages"))
             found.setdefault(key, []).append(point)
     if not found:
@@ -39,15 +39,6 @@ def ratio(story: Story) -> Drawn:
             near = f"{title}: fine-tuned"
             panels.append(Panel(near, _panel(points, levels, near, tuned)))
     return Drawn(panels, note)
-
-
-def share(point: Point) -> float | None:
-    """The share of channels removed, or of a cost that may stay; None for anything else."""
-    if point["target"] is None:
-        return point["ratio"]
-    limits = point["target"].split(", ")
-    number = float(limits[0].rpartition(" ")[2])
-    return number if len(limits) == 1 and number <= 1 else None
 
 
 def _levels(story: Story, cut: Point) -> list[Point]:
@@ -71,7 +62,7 @@ def _panel(
     names, below = labels(points), labels(levels)
     lines = _lines(points, names)
     rows = [
-        {**marks.scored(point, names[point]), "line": line, "x": 100 * share(point)}
+        {**marks.scored(point, names[point]), "line": line, "x": 100 * marks.share(point)}
         for line, own in lines.items()
         for point in own
         if point in (shown or points)
@@ -84,15 +75,11 @@ def _panel(
         rows += [{**marks.scored(point, name), "line": line, "level": True, "x": end} for end in x]
     kept = {row["line"] for row in rows}
     colour, shape, dash = marks.looks({line: own for line, own in series.items() if line in kept})
-    what = limited(points[0])
-    said = (
-        "share of channels removed in %"
-        if what == "channels"
-        else f"share of {UNITS.get(what, what)} kept in %"
-    )
-    scale = alt.Scale(domain=x, nice=False, reverse=what != "channels")  # thinner to the right
+    scale = alt.Scale(
+        domain=x, nice=False, reverse=points[0]["target"] is not None
+    )  # thinner to the right
     chart = alt.Chart().encode(
-        alt.X("x:Q", title=said, scale=scale, axis=alt.Axis(tickCount=6)), marks.accuracy(rows),
+        alt.X("x:Q", title=f"{marks.shares(points[0])} in %", scale=scale, axis=alt.Axis(tickCount=6)), marks.accuracy(rows),
         alt.Color("line:N", scale=colour, title=None), tooltip=marks.TIP,
     )  # fmt: skip
     through = chart.mark_line(strokeWidth=2)
