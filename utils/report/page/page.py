@@ -20,7 +20,8 @@ from utils.report.plots.curves import curves
 from utils.report.plots.gammas import evolution, gammas
 from utils.report.plots.grid import grid
 from utils.report.plots.layers import layers
-from utils.report.plots.marks import Drawn, bundle, charts_json, choices
+from utils.report.plots.marks import Drawn, bundle, charts_json
+from utils.report.plots.networks import choices
 from utils.report.plots.ratio import ratio
 from utils.report.story import Story
 

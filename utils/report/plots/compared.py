@@ -5,6 +5,7 @@ import altair as alt
 from utils.report.compare import LEAST, Contest, Difference, paired
 from utils.report.plots import marks
 from utils.report.plots.marks import Drawn, Panel, Row
+from utils.report.plots.networks import facts
 from utils.report.story import Story
 from utils.report.summary import Point
 
@@ -88,7 +89,7 @@ def _row(contest: Contest, pair: Pair, domain: list[float]) -> Row:
     low, high = difference.mean - half, difference.mean + half
     verdict = difference.verdict
     return {
-        **marks.facts(ours, contest.names[ours]), "other": contest.names[other], "verdict": verdict,
+        **facts(ours, contest.names[ours]), "other": contest.names[other], "verdict": verdict,
         "pair": f"{contest.names[ours]}\nagainst {contest.names[other]}", "seeds": difference.n,
         "mean": difference.mean, "low": max(low, domain[0]), "high": min(high, domain[1]),
         "low_cut": low < domain[0], "high_cut": high > domain[1], "difference": str(difference),

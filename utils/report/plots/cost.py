@@ -9,6 +9,7 @@ import altair as alt
 from utils.report.label import regime, uncut
 from utils.report.plots import marks
 from utils.report.plots.marks import Drawn, Panel, Row
+from utils.report.plots.networks import scored, titles
 from utils.report.story import Story
 from utils.report.summary import Point
 
@@ -27,7 +28,7 @@ def cost(story: Story) -> Drawn:
     if not regimes:
         return Drawn([], MISSING)
     panels, shown, left = [], {}, []
-    for title, points in zip(marks.titles(regimes), regimes, strict=True):
+    for title, points in zip(titles(regimes), regimes, strict=True):
         able = {column: own for column in COSTS if len(own := _known(points, column)) > 1}
         if len(panels) + len(able) > marks.PANELS:
             left.append(title)
@@ -133,5 +134,5 @@ def _panel(points: Sequence[Point], column: str, names: dict[Point, str], title:
 
 def _row(point: Point, column: str, name: str) -> Row:
     solid = point.n >= FEW and (point["stage"] != "prune" or uncut(point))
-    row = marks.scored(point, name)
+    row = scored(point, name)
     return {**row, "cost": point.mean(column), "kind": kind(point)[0], "solid": solid}

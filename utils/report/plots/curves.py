@@ -9,12 +9,13 @@ import numpy as np
 from utils.report.label import labels, regime
 from utils.report.plots import marks
 from utils.report.plots.marks import Drawn, Panel, Row
+from utils.report.plots.networks import but_goal, facts, titles
 from utils.report.story import Story
 from utils.report.summary import Point
 from utils.runs.results import metrics
 
 COLUMNS = {"train/loss", "train/accuracy"}
-TOLD = 8  # more can't be told apart by colours
+TOLD = 8  # colours; more can't be told apart
 LINES, EPOCHS = 60, 60  # of a panel: the page has to stay small
 Metrics = list[list[dict]]  # the rows of each seed
 
@@ -27,14 +28,14 @@ def curves(story: Story) -> Drawn:
             found.setdefault((point["stage"], regime(point)), []).append(point)
     ordered = sorted(found.values(), key=len, reverse=True)
     panels, notes, left = [], [], 0
-    for title, points in zip(marks.titles(ordered), ordered, strict=True):
+    for title, points in zip(titles(ordered), ordered, strict=True):
         if len(panels) >= marks.PANELS:
             left += len(points)
             continue
         read = {point: _read(story, point) for point in marks.spread(points, LINES)}
         known = {point: seeds for point, seeds in read.items() if seeds}
         if points[0]["stage"] == "train":
-            title = f"{marks.but_goal(title, points[0])}: training"
+            title = f"{but_goal(title, points[0])}: training"
         else:
             title += ": fine-tuning"
         panels += _pair(title, known) if known else []
@@ -75,7 +76,7 @@ def _row(point: Point, name: str, seeds: Metrics, column: str, times: float) -> 
     values = times * np.array(values, dtype=float)
     at = marks.spread(range(epochs), EPOCHS)
     return {
-        **marks.facts(point, name), "epoch": [seeds[0][i]["epoch"] for i in at],
+        **facts(point, name), "epoch": [seeds[0][i]["epoch"] for i in at],
         "mean": values.mean(0)[at].tolist(), "low": values.min(0)[at].tolist(),
         "high": values.max(0)[at].tolist(),
     }  # fmt: skip
@@ -85,12 +86,7 @@ def _panel(rows: Sequence[Row], said: str, scale: str) -> alt.LayerChart:
     few = len(rows) <= TOLD
     along = alt.Scale(domain=[1, max(row["epoch"][-1] for row in rows)], nice=False)
     epochs = marks.spread(sorted({epoch for row in rows for epoch in row["epoch"]}), 6)
-    hues = len(marks.SERIES)
-    series = {
-        row["name"]: (marks.SERIES[i % hues], [1, 0] if i < hues else [5, 3])
-        for i, row in enumerate(rows)
-    }
-    colour, dash = marks.looks(series)
+    colour = alt.Scale(domain=[row["name"] for row in rows], range=[*marks.SERIES])
     legend = alt.Legend(title=None, symbolType="stroke", symbolOpacity=1, symbolStrokeWidth=3)
     ends = [value for row in rows for end in ("low", "high") for value in row[end]]
     ends = [value for value in ends if math.isfinite(value) and (value > 0 or scale != "log")]
@@ -107,8 +103,6 @@ def _panel(rows: Sequence[Row], said: str, scale: str) -> alt.LayerChart:
     band = chart.mark_area(opacity=0.15 if few else 1 / len(rows))
     band = band.encode(alt.Y("low:Q"), alt.Y2("high:Q"))
     lines = chart.mark_line(strokeWidth=1.8, opacity=1 if few else max(0.25, TOLD / len(rows)))
-    if few:
-        lines = lines.encode(alt.StrokeDash("name:N", scale=dash, legend=legend))
     # Wide and unseen: what a pointer finds.
     hover = chart.mark_line(strokeWidth=9, strokeOpacity=0).encode(tooltip=marks.TIP)
     told = [f"{row['name']} {row['mean'][-1]:.4g}" for row in rows[:TOLD]]

@@ -10,10 +10,10 @@ import numpy as np
 from utils.report.label import labels
 from utils.report.plots import marks
 from utils.report.plots.marks import Drawn, Panel
+from utils.report.plots.networks import facts
 from utils.report.story import Story
 from utils.report.summary import Point
 from utils.runs.results import metrics
-from utils.training.strength import EDGES
 
 Run = dict[str, Any]
 ZERO = 1e-8  # a gamma below this is drawn as exactly 0
@@ -21,7 +21,6 @@ FAINT = 1e-3  # ... in the picture of one layer
 BINS = 8  # of a decade
 FLOOR = 0.7  # where bars of a logarithmic axis stand, so that 1 can be seen
 LINES, EPOCHS = 64, 50  # of the picture of one layer: more can't be seen
-COUNTS = [alt.Tooltip("from:Q", format=".3g", title="|γ| from"), alt.Tooltip("count:Q")]
 
 
 def gammas(story: Story) -> Drawn:
@@ -35,14 +34,13 @@ def gammas(story: Story) -> Drawn:
     positive = everything[everything >= ZERO]
     low, high = (positive.min(), positive.max()) if positive.size else (0.1, 1.0)
     start, stop = math.floor(math.log10(low)), math.floor(math.log10(high)) + 1
-    edges = np.logspace(start, stop, BINS * (stop - start) + 1)
-    counts = {point: _counts(found[point], edges) for point in shown}
-    most = max(max(own) for own in counts.values())
+    bars = {point: _bars(found[point], start, stop) for point in shown}
+    top = 1.2 * max(max(own["count"]) for own in bars.values())
     panels = []
     for point in shown:
-        title = f"{names[point]}: {found[point].size:,} channels, {counts[point][0]:,} of them at 0"
-        row = {**marks.facts(point, names[point]), **_bars(counts[point], edges)}
-        panels.append(Panel(title, _histogram(row, edges, 1.2 * most, title)))
+        values, row = found[point], {**facts(point, names[point]), **bars[point]}
+        title = f"{names[point]}: {values.size:,} channels, {(values < ZERO).sum():,} of them at 0"
+        panels.append(Panel(title, _histogram(row, start, stop, top, title)))
     return Drawn(panels, note)
 
 
@@ -58,42 +56,36 @@ def _values(run: Run) -> np.ndarray:
     return np.abs(np.array([gamma for layer in layers for gamma in layer], dtype=float))
 
 
-def _counts(values: np.ndarray, edges: np.ndarray) -> list[int]:
-    """[zeros, those of each bin]"""
-    counted, _ = np.histogram(values[values >= ZERO], edges)
-    return [int((values < ZERO).sum()), *counted.tolist()]
+def _bars(values: np.ndarray, start: int, stop: int) -> dict[str, list]:
+    """Zeros have no place on a logarithmic axis: they get the decade before the first one."""
+    placed = np.where(values < ZERO, _zero(start), values)
+    edges = np.logspace(start - 1, stop, BINS * (stop - start + 1) + 1)
+    counts, _ = np.histogram(placed, edges)
+    bars = [bar for bar in zip(edges[:-1], edges[1:], counts.tolist(), strict=True) if bar[2]]
+    left, right, count = map(list, zip(*bars, strict=True))
+    known = [0.0 if edge < 0.9 * 10**start else edge for edge in left]
+    return {"left": left, "right": right, "count": count, "from": known}
 
 
-def _bars(counts: list[int], edges: np.ndarray) -> dict[str, list]:
-    """Zeros have no place on a logarithmic axis: their bin is half a decade to the left."""
-    left = [edges[0] / 10**0.6, *edges[:-1]]
-    right = [edges[0] / 10**0.4, *edges[1:]]
-    bars = [bar for bar in zip(left, right, counts, strict=True) if bar[2]]
-    starts, ends, heights = zip(*bars, strict=True)
-    known = [0.0 if start < edges[0] else start for start in starts]
-    return {"left": [*starts], "right": [*ends], "count": [*heights], "from": known}
+def _zero(start: int) -> float:
+    return 10 ** (start - 1 + 4.5 / BINS)
 
 
-def _histogram(row: dict[str, Any], edges: np.ndarray, top: float, title: str) -> alt.LayerChart:
-    zero = edges[0] / 10**0.5
-    every = math.ceil(math.log10(edges[-1] / edges[0]) / 5)
-    decades = [
-        10.0**d for d in range(round(math.log10(edges[0])), round(math.log10(edges[-1])) + 1)
-    ]
-    said = f"datum.value < {edges[0] / 2:.3g} ? '0' : "
-    said += "format(datum.value, datum.value < 0.001 ? '.0e' : '~g')"
-    axis = alt.Axis(title="|γ| of a channel", values=[zero, *decades[every::every]], labelExpr=said)
-    across = alt.Scale(type="log", domain=[edges[0] / 10**0.8, edges[-1]], nice=False)
+def _histogram(row: Run, start: int, stop: int, top: float, title: str) -> alt.LayerChart:
+    every = math.ceil((stop - start) / 5)
+    ticks = [_zero(start), *(10.0**d for d in range(start + every, stop + 1, every))]
+    number = "format(datum.value, datum.value < 0.001 ? '.0e' : '~g')"
+    said = f"datum.value < 1e{start} ? '0' : {number}"
+    axis = alt.Axis(title="|γ| of a channel", values=ticks, labelExpr=said)
+    across = alt.Scale(type="log", domain=[10.0 ** (start - 1), 10.0**stop], nice=False)
     up = alt.Scale(type="log", domain=[FLOOR, top], nice=False)
-    tens = [10**d for d in range(math.ceil(math.log10(top)))]
+    tens = alt.Axis(values=[10**d for d in range(math.ceil(math.log10(top)))])
     chart = alt.Chart(marks.data([row])).transform_flatten(["left", "right", "count", "from"])
     bars = chart.mark_bar(color=marks.BLUE, stroke=None, binSpacing=0).encode(
-        alt.X("left:Q", axis=axis, scale=across),
-        alt.X2("right:Q"),
-        alt.Y("count:Q", title="channels", scale=up, axis=alt.Axis(values=tens)),
-        alt.Y2(datum=FLOOR),
-        tooltip=[*marks.TIP, *COUNTS],
-    )
+        alt.X("left:Q", axis=axis, scale=across), alt.X2("right:Q"),
+        alt.Y("count:Q", title="channels", scale=up, axis=tens), alt.Y2(datum=FLOOR),
+        tooltip=[*marks.TIP, alt.Tooltip("from:Q", format=".3g", title="|γ| from"), "count:Q"],
+    )  # fmt: skip
     return alt.layer(bars, height=200, description=f"histogram of |γ|: {title}")
 
 
@@ -112,13 +104,13 @@ def evolution(story: Story) -> Drawn:
     panels = []
     for point, layer, epochs, values in drawn:
         title = f"{names[point]}: {layer}, {len(values)} channels"
-        panels.append(Panel(title, _layer(marks.facts(point, names[point]), epochs, values, title)))
+        panels.append(Panel(title, _layer(facts(point, names[point]), epochs, values, title)))
     left = len(known) - len(drawn)
     note = f"The first trainings that recorded it; {left} of {len(known)} aren't shown."
     return Drawn(panels, note if left else "")
 
 
-def _layer(fact: dict[str, Any], epochs: list[int], values: np.ndarray, title: str):
+def _layer(fact: Run, epochs: list[int], values: np.ndarray, title: str) -> alt.LayerChart:
     """A line per channel, those with the largest |gamma| at the end first."""
     ordered = values[np.argsort(-values[:, -1], kind="stable")]
     columns = marks.spread(range(len(epochs)), EPOCHS)
@@ -131,41 +123,23 @@ def _layer(fact: dict[str, Any], epochs: list[int], values: np.ndarray, title: s
     ]  # fmt: skip
     scale = alt.Scale(type="log", domain=[FAINT, 1], clamp=True, scheme="cividis")
     legend = alt.Legend(title="|γ|", values=[0.001, 0.01, 0.1, 1], format="~g", gradientLength=180)
-    chart = alt.Chart(marks.data(rows)).transform_flatten(["epoch", "gamma"])
+    along = alt.Axis(labelOverlap=True, labelAngle=0)
+    down = alt.Axis(title="channels, by |γ| at the end", labels=False, ticks=False)
+    chart = alt.Chart(marks.data(rows), name="dense").transform_flatten(["epoch", "gamma"])
     boxes = chart.mark_rect(stroke=None).encode(
-        alt.X("epoch:O", title="epoch", axis=alt.Axis(labelOverlap=True, labelAngle=0)),
-        alt.Y(
-            "channel:O",
-            title="channels, by |γ| at the end",
-            axis=alt.Axis(labels=False, ticks=False),
-        ),
-        alt.Color("gamma:Q", scale=scale, legend=legend),
-        tooltip=[
-            *marks.TIP,
-            "channel:O",
-            "epoch:O",
-            alt.Tooltip("gamma:Q", title="|γ|", format=".3g"),
-        ],
-    )
+        alt.X("epoch:O", axis=along), alt.Y("channel:O", axis=down),
+        alt.Color("gamma:Q", scale=scale, legend=legend), tooltip=[*marks.TIP,
+        "channel:O", "epoch:O", alt.Tooltip("gamma:Q", title="|γ|", format=".3g")],
+    )  # fmt: skip
     alive = float((values[:, -1] >= 0.01).mean())
     said = f"|γ| over the epochs, {title}, {100 * alive:.0f} % of them 0.01 or more at the end"
-    return alt.layer(boxes.properties(name="dense"), height=230, description=said)
+    return alt.layer(boxes, height=230, description=said)
 
 
 def _history(run: Run) -> tuple[str, list[int], np.ndarray] | None:
-    """(layer, epochs, |gamma| of (channel, epoch)); older runs counted them, None: neither."""
+    """(layer, epochs, |gamma| of (channel, epoch)), or None."""
     rows = metrics(run)
-    if rows and all(row.get("gammas") for row in rows):
-        values = np.abs(np.array([row["gammas"]["values"] for row in rows], dtype=float))
-        return str(rows[0]["gammas"]["layer"]), [row["epoch"] for row in rows], values.T
-    rows = [row for row in rows if row.get("gamma_histogram")]
-    if not rows:
+    if not rows or not all(row.get("gammas") for row in rows):
         return None
-    layers = list(rows[0]["gamma_histogram"])
-    layer = layers[min(len(layers) - 1, len(layers) * 11 // 16)]  # the paper's: VGG-19's 11th
-    # The middle of each bin; the first and the last one have none.
-    inner = [math.sqrt(low * high) for low, high in zip(EDGES[1:], EDGES[2:-1])]
-    middles = np.array([EDGES[1], *inner, EDGES[-2]])
-    counts = [row["gamma_histogram"][layer] for row in rows]
-    values = np.array([np.repeat(middles, row)[::-1] for row in counts])
-    return layer, [row["epoch"] for row in rows], values.T
+    values = np.abs(np.array([row["gammas"]["values"] for row in rows], dtype=float))
+    return str(rows[0]["gammas"]["layer"]), [row["epoch"] for row in rows], values.T

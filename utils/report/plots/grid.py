@@ -6,6 +6,7 @@ from utils.report.knee import Sweep
 from utils.report.label import family, goal, together, uncut
 from utils.report.plots import marks
 from utils.report.plots.marks import Drawn, Panel
+from utils.report.plots.networks import but_goal, facts, penalty, share, shares
 from utils.report.story import Story
 from utils.report.summary import Point
 
@@ -47,7 +48,7 @@ def cells(sweep: Sweep) -> list[Cell]:
 
 
 def _row_name(point: Point, sweep: Sweep, taken: dict) -> str:
-    name = marks.but_goal(sweep.names[point], point) or marks.penalty(point)
+    name = but_goal(sweep.names[point], point) or penalty(point)
     return f"{name}, {point['run']}" if name in taken else name
 
 
@@ -63,11 +64,11 @@ def _in_order(point: Point) -> tuple:
 def ticks(sweep: Sweep) -> tuple[dict[str, str], str]:
     """({goal: what its column is called}, what the columns are)."""
     ordered = sorted([*sweep.uncut, *sweep.cuts], key=_in_order)
-    shares = {goal(point): marks.share(point) for point in ordered}
-    if any(shares[goal(cut)] is None for cut in sweep.cuts):  # amounts, or limits of several kinds
-        return {name: name for name in shares}, "goal of the cut"
-    called = {name: f"{100 * own:.4g} %" if own else "uncut" for name, own in shares.items()}
-    return called, marks.shares(sweep.cuts[0])
+    known = {goal(point): share(point) for point in ordered}
+    if any(known[goal(cut)] is None for cut in sweep.cuts):  # amounts, or limits of several kinds
+        return {name: name for name in known}, "goal of the cut"
+    called = {name: "uncut" if own is None else f"{100 * own:.4g} %" for name, own in known.items()}
+    return called, shares(sweep.cuts[0])
 
 
 def _grid(sweep: Sweep) -> alt.LayerChart:
@@ -81,7 +82,7 @@ def _grid(sweep: Sweep) -> alt.LayerChart:
     knee = sweep.knee.point if sweep.knee else None
     rows = [
         {
-            **marks.facts(point, sweep.names[point]), "row": row, "column": names[column],
+            **facts(point, sweep.names[point]), "row": row, "column": names[column],
             "value": value, "text": f"{value:.1f}", "knee": point is knee,
             "dark": value < low + 0.55 * (top - low),
         }

@@ -1,12 +1,11 @@
 """What a cut left of each layer: channels, and where runs recorded them parameters and MACs."""
 
-from typing import Any
-
 import altair as alt
 
 from utils.report.label import labels
 from utils.report.plots import marks
 from utils.report.plots.marks import Drawn, Panel, Row
+from utils.report.plots.networks import facts
 from utils.report.story import Story
 from utils.report.summary import Point
 
@@ -31,11 +30,8 @@ def layers(story: Story) -> Drawn:
         for run in shown
         for panel in _panels(cuts[run], names[cuts[run]], found[run], story.by_name[run])
     ]
-    notes = (
-        [f"{len(shown)} of {len(cuts)} kinds of cut, evenly chosen"]
-        if len(shown) < len(cuts)
-        else []
-    )
+    few = len(shown) < len(cuts)
+    notes = [f"{len(shown)} of {len(cuts)} kinds of cut, evenly chosen"] if few else []
     free = [run for run in shown if cuts[run].settings.get("prune: scope", "global") == "global"]
     if free:
         every = "" if len(free) == len(shown) else "where channels were ranked globally, "
@@ -59,17 +55,15 @@ def _measured(story: Story, run: str) -> dict[str, Counts]:
     return found
 
 
-def _panels(point: Point, name: str, found: dict[str, Counts], run: dict[str, Any]) -> list[Panel]:
-    totals = {
-        called: [sum(own) for own in zip(*counts.values())] for called, counts in found.items()
-    }
+def _panels(point: Point, name: str, found: dict[str, Counts], run: Row) -> list[Panel]:
+    totals = {what: [sum(own) for own in zip(*counts.values())] for what, counts in found.items()}
     # Where BatchNorms are cut together, channels would add up to more.
     totals["channels"] = [run["channels"]["total"], run["channels"]["kept"]]
     panels = []
     for called, counts in found.items():
         before, after = totals[called]
         title = f"{name}: {after:,} of {before:,} {called} stay"
-        panels.append(Panel(title, _bars(marks.facts(point, name), called, counts, title)))
+        panels.append(Panel(title, _bars(facts(point, name), called, counts, title)))
     return panels
 
 
@@ -81,15 +75,8 @@ def _bars(fact: Row, called: str, counts: Counts, title: str) -> alt.LayerChart:
     }  # fmt: skip
     chart = alt.Chart().transform_flatten(["place", "layer", "before", "after"])
     axis = alt.Axis(labelOverlap=True, labelAngle=0)
-    tips = [
-        *marks.TIP,
-        "layer:N",
-        alt.Tooltip("before:Q", format=","),
-        alt.Tooltip("after:Q", format=","),
-    ]
-    chart = chart.encode(
-        alt.X("place:O", title="layer, from input to output", axis=axis), tooltip=tips
-    )
+    across = alt.X("place:O", title="layer, from input to output", axis=axis)
+    chart = chart.encode(across, tooltip=[*marks.TIP, "layer:N", "before:Q", "after:Q"])
     up = alt.Y("before:Q", title=called, axis=alt.Axis(format="~s", tickCount=5), stack=None)
     up = up.scale(domain=[0, max(before)])
     outline = chart.mark_bar(fillOpacity=0, stroke=marks.GREY, strokeWidth=1.2).encode(up)

@@ -8,6 +8,7 @@ from utils.report.knee import limited
 from utils.report.label import TRAINING, family, goal, labels, regime, together, uncut
 from utils.report.plots import marks
 from utils.report.plots.marks import Drawn, Panel
+from utils.report.plots.networks import but_goal, scored, share, shares, titles
 from utils.report.story import Story
 from utils.report.summary import Point
 
@@ -23,7 +24,7 @@ def ratio(story: Story) -> Drawn:
     """
     found: dict[tuple, list[Point]] = {}
     for point in story.points:
-        if marks.share(point) is not None and not point.what.startswith("scratch"):
+        if share(point) is not None and not point.what.startswith("scratch"):
             key = (limited(point), together(point, "goal", "repair", "after", "stages"))
             found.setdefault(key, []).append(point)
     if not found:
@@ -31,7 +32,7 @@ def ratio(story: Story) -> Drawn:
     able = sorted(found.values(), key=lambda own: -len({goal(point) for point in own}))
     shown, note = marks.capped(able, "ways to cut, those of most goals first", 3)
     panels = []
-    for title, points in zip(marks.titles(shown), shown, strict=True):
+    for title, points in zip(titles(shown), shown, strict=True):
         levels = _levels(story, points[0])
         panels.append(Panel(title, _panel(points, levels, title)))
         tuned = [point for point in points if point["stage"] == "finetune"]
@@ -62,7 +63,7 @@ def _panel(
     names, below = labels(points), labels(levels)
     lines = _lines(points, names)
     rows = [
-        {**marks.scored(point, names[point]), "line": line, "x": 100 * marks.share(point)}
+        {**scored(point, names[point]), "line": line, "x": 100 * share(point)}
         for line, own in lines.items()
         for point in own
         if point in (shown or points)
@@ -72,14 +73,13 @@ def _panel(
     for point, name in below.items():
         line = name if name.endswith("uncut") else f"{name}, uncut"
         series[line] = (marks.GREY, "stroke", [6, 4]) if point["lambda"] else LEVEL
-        rows += [{**marks.scored(point, name), "line": line, "level": True, "x": end} for end in x]
+        rows += [{**scored(point, name), "line": line, "level": True, "x": end} for end in x]
     kept = {row["line"] for row in rows}
     colour, shape, dash = marks.looks({line: own for line, own in series.items() if line in kept})
-    scale = alt.Scale(
-        domain=x, nice=False, reverse=points[0]["target"] is not None
-    )  # thinner to the right
+    thinner = {"reverse": points[0]["target"] is not None}  # to the right
+    across = alt.X("x:Q", title=f"{shares(points[0])} in %", axis=alt.Axis(tickCount=6))
     chart = alt.Chart().encode(
-        alt.X("x:Q", title=f"{marks.shares(points[0])} in %", scale=scale, axis=alt.Axis(tickCount=6)), marks.accuracy(rows),
+        across.scale(domain=x, nice=False, **thinner), marks.accuracy(rows),
         alt.Color("line:N", scale=colour, title=None), tooltip=marks.TIP,
     )  # fmt: skip
     through = chart.mark_line(strokeWidth=2)
@@ -106,6 +106,6 @@ def _lines(points: Sequence[Point], names: Mapping[Point, str]) -> dict[str, lis
     """What differs in its goal only, by what it is called without it."""
     found: dict[str, list[Point]] = {}
     for own in family(points, "goal").values():
-        name = marks.but_goal(names[own[0]], own[0]) or own[0].what
+        name = but_goal(names[own[0]], own[0]) or own[0].what
         found[f"{name}, {own[0]['run']}" if name in found else name] = own
     return found
