@@ -19,6 +19,7 @@ import torch
 from slimming.checkpoint import write_atomically
 from utils.runs.environment import command, differences, environment, machine
 from utils.runs.identity import digest
+from utils.runs.kinds import parse
 from utils.runs.lock import held, holding
 from utils.runs.results import SCHEMA, check
 
@@ -227,7 +228,7 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        result = json.loads(path.read_text("utf-8"))
+        result = parse(path.read_text("utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is broken: delete it to compute this run again") from error
     if problem := check(result):

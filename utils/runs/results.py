@@ -3,16 +3,15 @@
 import json
 import sys
 import tempfile
-from numbers import Real
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from slimming.checkpoint import write_atomically
+from utils.runs.kinds import LATENCY, RESULT, ROW, parse
 
 SCHEMA = 1  # of result.json
 STAGES = ("train", "prune", "finetune")
-NEEDED = {"name": str, "stage": str, "dataset": str, "model": str, "seed": int, "params": Real}
-NEEDED |= {"macs": Real, "accuracy": dict, "channels": dict}
 
 
 def find_runs(root: Path) -> list[dict[str, Any]]:
@@ -43,9 +42,25 @@ def find_runs(root: Path) -> list[dict[str, Any]]:
     if unfinished:
         names = ", ".join(unfinished)
         print(f"{len(unfinished)} not finished (running, or interrupted): {names}", file=sys.stderr)
+    for name in _circles(runs):
+        folder = runs.pop(name)["folder"]
+        print(f"{folder}/result.json stands on itself: passed over", file=sys.stderr)
     if not runs:
         raise FileNotFoundError(f"no finished run in {root}/: run `python pipeline.py` first")
     return list(runs.values())
+
+
+def _circles(runs: Mapping[str, dict[str, Any]]) -> list[str]:
+    """Runs that are their own parent, or that of their parent, and so on."""
+    found = []
+    for name in runs:
+        above, seen = runs[name].get("parent"), set()
+        while above in runs and above not in {name, *seen}:
+            seen.add(above)
+            above = runs[above].get("parent")
+        if above == name:
+            found.append(name)
+    return found
 
 
 def readable(path: Path) -> dict[str, Any] | None:
@@ -60,33 +75,35 @@ def check(run: Any) -> str | None:
     """What keeps the content of a result.json from being a result of ours, or None."""
     if not isinstance(run, dict) or "schema" not in run:
         return f"is not a result of this project (this version reads {SCHEMA})"
+    if type(run["schema"]) is not int:
+        return f"has the schema {json.dumps(run['schema'])}, which is no whole number"
     if run["schema"] != SCHEMA:
         return f"has schema {run['schema']}, this version reads {SCHEMA}"
-    if missing := [name for name, kind in NEEDED.items() if not isinstance(run.get(name), kind)]:
-        return f"lacks {', '.join(missing)}"
-    if run["stage"] not in STAGES:
-        return "is of no stage known"
-    if not all(isinstance(run["channels"].get(name), int) for name in ("kept", "total")):
-        return "lacks the number of channels"
-    if not isinstance(run["accuracy"].get("test"), Real):
-        return "lacks accuracy on the test set"
-    return None
+    if problem := RESULT(run, ""):
+        return problem if problem.startswith("lacks ") else f"is not sound: {problem}"
+    return None if run["stage"] in STAGES else "is of no stage known"
 
 
 def _read(path: Path) -> tuple[str | None, dict[str, Any]]:
     try:
-        run = json.loads(path.read_text("utf-8"))
-    except (ValueError, OSError):
-        return "is broken", {}
+        run = parse(path.read_text("utf-8"))
+    except (ValueError, OSError) as error:
+        return f"is broken ({error})", {}
     return check(run), run
 
 
 def _latency(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(path.read_text("utf-8")) if path.exists() else None
-    except (ValueError, OSError):
-        print(f"{path} is broken: passed over", file=sys.stderr)
+    if not path.exists():
         return None
+    try:
+        latency = parse(path.read_text("utf-8"))
+        problem = LATENCY(latency, "")
+    except (ValueError, OSError) as error:
+        problem = str(error)
+    if problem:
+        print(f"{path} is broken ({problem}): passed over", file=sys.stderr)
+        return None
+    return latency
 
 
 def metrics(run: dict[str, Any]) -> list[dict[str, Any]]:
@@ -100,11 +117,14 @@ def metrics(run: dict[str, Any]) -> list[dict[str, Any]]:
         return []
     for number, text in enumerate(lines, start=1):
         try:
-            row = json.loads(text)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
-            print(f"{path} is broken from line {number} on: passed over", file=sys.stderr)
+            row = parse(text)
+            problem = ROW(row, "")
+        except ValueError as error:
+            problem = str(error)
+        if problem:
+            print(
+                f"{path} is broken from line {number} on ({problem}): passed over", file=sys.stderr
+            )
             break
         rows.append(row)
     return rows
