@@ -53,29 +53,22 @@ def _known(points: Sequence[Point], column: str) -> list[Point]:
 
 
 def _note(shown: Mapping[str, Sequence[Point]], left: Sequence[str]) -> str:
+    """How many are below the view, of whose front luck is part, and which aren't shown at all."""
     below, lucky = [], []
     for title, points in shown.items():
         of = f" of {title}" if len(shown) > 1 else " networks"
-        best = max(point.mean("test") for point in points)
-        on = front(points, "macs")
-        if far := sum(point.mean("test") < best - BELOW / 100 for point in points):
-            below.append(f"{far}{of}")
-        if few := sum(point.n < FEW for point in on):
-            lucky.append(f"{few} of the {len(on)}{of}")
-    said = []
-    if below:
-        said.append(
-            f"More than {BELOW} points below the best (drag a chart to see them): "
-            f"{'; '.join(below)}."
-        )
-    if lucky:
-        said.append(
-            f"On the front of MACs with fewer than {FEW} seeds (hollow): {'; '.join(lucky)}. The "
-            "best of many single seeds is partly luck, a winner's curse."
-        )
-    if left:
-        said.append(f"Not shown, as others have more networks: {'; '.join(left)}.")
-    return " ".join(said)
+        on, best = front(points, "macs"), max(point.mean("test") for point in points)
+        far = sum(point.mean("test") < best - BELOW / 100 for point in points)
+        few = sum(point.n < FEW for point in on)
+        below += [f"{far}{of}"] if far else []
+        lucky += [f"{few} of the {len(on)}{of}"] if few else []
+    said = {
+        f"More than {BELOW} points below the best (drag a chart to see them): {{}}.": below,
+        f"On the front of MACs with fewer than {FEW} seeds (hollow): {{}}. The best of many single "
+        "seeds is partly luck, a winner's curse.": lucky,
+        "Not shown, as others have more networks: {}.": left,
+    }
+    return " ".join(text.format("; ".join(them)) for text, them in said.items() if them)
 
 
 def front(points: Sequence[Point], column: str) -> list[Point]:

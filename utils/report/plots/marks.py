@@ -1,4 +1,4 @@
-"""What all charts share: their looks, what a mark says of its network, the page's JSON, files.
+"""What all charts share: their looks, and how they become the JSON of a page, or files.
 
 Each plot is a function `(story) -> Drawn`. A colour is a name of `page/charts.css`, as a CSS
 variable: the page's themes choose it, files have the light one.
@@ -24,9 +24,9 @@ NAMES = ("ink", "rule", "paper", "grey", "blue", "red", "green", "pink", "sky", 
 INK, RULE, PAPER, GREY, BLUE, RED, GREEN, PINK, SKY, ORANGE = (f"var(--{name})" for name in NAMES)
 SERIES = (BLUE, RED, GREEN, PINK, ORANGE, SKY, GREY, INK)
 CSS = Path(__file__).parents[1] / "page" / "charts.css"
-STAR = "M0,-1L.24,-.33L.95,-.31L.38,.12L.59,.81L0,.4L-.59,.81L-.38,.12L-.95,-.31L-.24,-.33Z"
+STAR = "M0,-1.7L.41,-.57L1.62,-.53L.67,.22L1,1.38L0,.7L-1,1.38L-.67,.22L-1.62,-.53L-.41,-.57Z"
 SAIL = "M-0.8,-1.1L1.2,0L-0.8,1.1Z"
-HOUSE = "M7e-17,-1.1L1.1,-0.36L0.68,0.93L-0.68,0.93L-1.1,-0.36Z"
+HOUSE = "M0,-1.1L1.1,-.36L.68,.93L-.68,.93L-1.1,-.36Z"
 # One look for a method on every page; one's own methods get one by their name.
 LOOKS = {"slimming": (BLUE, "circle"), "l1_norm": (RED, "cross"), "random": (PINK, HOUSE)}
 LOOKS |= {"uniform": (GREEN, SAIL)}
@@ -154,13 +154,8 @@ def save(drawn: Drawn, path: Path) -> None:
         )
         for panel in drawn.panels
     ]
-    made = alt.concat(*views, columns=columns).resolve_scale(
-        color="independent",
-        shape="independent",
-        stroke="independent",
-        fill="independent",
-        strokeDash="independent",
-    )
+    own = dict.fromkeys(("color", "shape", "strokeDash"), "independent")
+    made = alt.concat(*views, columns=columns).resolve_scale(**own)
     whole = {**made.to_dict(validate=False), "config": {**THEME, "background": "white"}}
     light = colours()
     text = re.sub(r"var\(--(\w+)\)", lambda found: light[found[1]], json.dumps(whole))
