@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 RUNS := runs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo runs test test-all lint format benchmark clean
+.PHONY: help install demo runs page test test-all lint format benchmark clean
 
 help: ## explain the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -29,6 +29,10 @@ demo: $(INSTALLED) ## handwritten digits: baseline, sparse training, cut, fine-t
 runs: ## list what lies in runs/ (RUNS=folder): state, size, what stands on it
 	@test -x $(PY) || { echo "there is no environment in $(VENV) yet: make install"; exit 1; }
 	@$(PY) report.py $(RUNS) list=true
+
+page: $(INSTALLED) ## results/report: every committed result on one page
+	@$(PY) report.py results figures=svg
+	@$(PY) report.py results only=digits figures=svg
 
 test: $(INSTALLED) lint ## lint and tests, a few minutes
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2

@@ -318,18 +318,11 @@ def test_a_run_without_its_parent_still_has_a_row():
     assert [(row["step"], row["lambda"]) for row in rows] == [("cut 50 %", 0.01)]
 
 
-@pytest.mark.parametrize("name", ["digits", "cifar10_vgg11_fast"])
-def test_the_published_tables_are_those_of_the_committed_results(name):
-    made = tables.results(read(ROOT / "results" / name))
-    shown = (ROOT / "results" / name / "report" / "report.md").read_text()
-    assert all(one.markdown() in shown for one in made)
-
-
 def test_the_networks_in_the_fresh_clone_open():
     said = evaluate_checkpoint(
         config("evaluate", f"ckpt={ROOT / 'results/digits_thin.safetensors'}")
     )
-    assert said["params"] == 41_916 and said["accuracy"]["test"] > 0.97
+    assert said["params"] == 42_601 and said["accuracy"]["test"] > 0.97
 
 
 def test_hundreds_of_seeds_are_one_line_in_the_terminal(capsys, tmp_path):

@@ -95,7 +95,7 @@ def test_every_command_of_a_text_composes(path):
 
 
 def test_there_are_commands_and_a_wrong_one_is_found(tmp_path):
-    assert len(commands(ROOT / "README.md")) > 10 and {"train", "report"} <= SCRIPTS
+    assert len(commands(ROOT / "docs" / "reproduce.md")) > 10 and {"train", "report"} <= SCRIPTS
     for wrong in ("epoch=3", "data=cifar11", "ratio=0.3,0.5", "method.strenght=X", "epochs=many"):
         text = tmp_path / "wrong.md"
         text.write_text(f"Try `python pipeline.py {wrong}` today.\n")
