@@ -168,7 +168,7 @@ def test_a_finished_job_of_a_sweep_computes_and_loads_nothing(tmp_path, monkeypa
 def test_finding_a_finished_pipeline_imports_no_compiler_and_no_tables(tmp_path):
     """They take longer to import than all the rest."""
     pipeline(tiny("pipeline", tmp_path, *FAST))
-    heavy = ("torch._dynamo", "torch._inductor", "pandas", "matplotlib", "wandb", "onnx", "sklearn")
+    heavy = ("torch._dynamo", "torch._inductor", "altair", "vl_convert", "wandb", "onnx", "sklearn")
     code = (
         "import sys, runpy\n"
         "sys.argv = ['pipeline.py', *sys.argv[1:]]\n"

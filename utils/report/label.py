@@ -165,7 +165,8 @@ def _apart(several: Sequence[Point], axes: Sequence[str] = ()) -> list[list[str]
     """The settings in which points differ, at most three: "8 epochs", "data.val_size 5000"."""
     settings = [_kept(point, ["stages", *axes]) for point in several]
     known = [own for own in settings if "unseen" not in own]
-    found = list(groups.differing(known))[:3] if known else []
+    found = groups.differing(known) if known else {}
+    found = sorted(found, key=lambda name: not name.endswith(": epochs"))[:3]
     return [
         [_said(name, own.get(name)) for name in found] if "unseen" not in own else [UNSEEN]
         for own in settings

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from utils.report.label import common, regime, uncut
+from utils.report.label import label, regime, uncut
 from utils.report.origins import commit
 from utils.report.story import Story
 from utils.report.summary import Point
@@ -54,11 +54,15 @@ def headlines(story: Story) -> list[tuple[str, list[tuple[str, str]]]]:
     Suggestions are made on validation images; a single thin network needs none. Where there are
     several and no such images, nothing is put forward: the test set chooses nothing.
     """
-    found = [sweep.knee.point for sweep in story.sweeps if sweep.knee]
+    found = [
+        (f"{sweep.title}: {sweep.names[sweep.knee.point]}", sweep.knee.point)
+        for sweep in story.sweeps
+        if sweep.knee
+    ]
     thin = [line.end for line in story.lines if not uncut(line.end)]
     if not found and len(thin) == 1:
-        found = thin
-    return [(common([point]), _cards(story, point)) for point in found[:HEADLINES]]
+        found = [(label(thin[0]), thin[0])]
+    return [(about, _cards(story, point)) for about, point in found[:HEADLINES]]
 
 
 def _cards(story: Story, thin: Point) -> list[tuple[str, str]]:
