@@ -6,8 +6,8 @@
     python report.py table=1a               # a table of the paper, ours beside it
 
 Writes report/ beside the runs, or to=FOLDER: index.html, report.md, summary.csv and .tex (means
-over seeds), contests.tex, table.csv and report.json (every run and step). Only result.json and
-metrics.jsonl are read (and model.pt, to time it): nothing is computed anew.
+over seeds), contests.csv and .tex, table.csv and report.json (every run and step). Only
+result.json and metrics.jsonl are read (and model.pt, to time it): nothing is computed anew.
 """
 
 from utils.cli.script import begin, script
@@ -52,6 +52,7 @@ def report(cfg) -> Path:
         "report.json": json.dumps(story.rows, indent=1) + "\n",
         "summary.csv": tables.means(story).csv(),
         "summary.tex": _latex(tables.results(story), "networks"),
+        "contests.csv": tables.differences(story).csv(),
         "contests.tex": _latex(tables.contests(story), "contest"),
         "report.md": page.markdown(story, pictures),
         "index.html": page.page(story, drawn),

@@ -1,5 +1,6 @@
 """Methods against each other: pairs of equal seeds, an interval, when n is too small to tell."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -157,6 +158,9 @@ def test_the_report_shows_it_as_a_plot_and_in_numbers(runs, contest):
     assert made.markdown() in written.read_text()
     html = (runs / "report" / "index.html").read_text()
     assert '<section id="compare">' in html and "keep 50 % MACs" in html
+    raw = [*csv.DictReader((runs / "report" / "contests.csv").read_text().splitlines())]
+    assert [line["verdict"] for line in raw] == ["2 seeds can't tell", "1 seed can't tell"]
+    assert raw[1]["half_width"] == "" and raw[0]["against"] == "λ 0.5, slimming, fine-tuned"
     tex = (runs / "report" / "contests.tex").read_text()
     assert r"\toprule" in tex and "2 seeds can't tell" in tex
 

@@ -242,6 +242,31 @@ def _contest(one: Contest) -> Table:
     return Table(columns, one.title, rows=rows)
 
 
+def differences(story: Story) -> Table:
+    """All contests as numbers: a line per pair, a column per fact."""
+    lines = []
+    for one in story.contests:
+        for ours, other in one.pairs:
+            found = paired(ours.by_seed(), other.by_seed())
+            lines.append(
+                {
+                    "contest": one.title,
+                    "network": one.names[ours],
+                    "against": one.names[other],
+                    "difference": found.mean if found.n else None,
+                    "half_width": found.half_width,
+                    "pairs": found.n,
+                    "verdict": found.verdict,
+                    "test": ours.mean("test"),
+                    "test_against": other.mean("test"),
+                    "params": ours.mean("params"),
+                    "macs": ours.mean("macs"),
+                }
+            )
+    names = list(lines[0]) if lines else ["contest"]
+    return Table([_raw(name, [line[name] for line in lines]) for name in names])
+
+
 def _versus(one: Contest, ours: Point, other: Point | None) -> str:
     return one.names[ours] + (f" against {one.names[other]}" if other else "")
 
