@@ -308,17 +308,3 @@ def test_a_layer_is_followed_channel_by_channel(published):
     for panel in evolution(published).panels:
         last = [row["gamma"][-1] for row in rows(panel)]
         assert last == sorted(last, reverse=True) and len(last) <= 64
-
-
-def test_a_training_that_blew_up_is_drawn_as_far_as_it_can_be(tmp_path):
-    losses = (1.0, float("inf"), float("nan"))
-    epochs = [
-        {"epoch": e, "train/loss": loss, "train/accuracy": 0.5, "gammas": {"layer": "bn",
-         "values": [0.5, float("nan")]}} for e, loss in enumerate(losses, start=1)
-    ]  # fmt: skip
-    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, epochs)))
-    told = story(run("t", folder=str(tmp_path), gammas={"bn": [0.5, float("nan"), float("inf")]}))
-    drawn = {"curves": curves(told), "gammas": gammas(told), "evolution": evolution(told)}
-    found = json.loads(marks.charts_json(drawn))
-    assert found["curves-0"]["data"]["values"][0]["mean"] == [1.0, None, None]
-    assert found["gammas-0"]["data"]["values"][0]["count"] == [1]

@@ -53,8 +53,7 @@ def _trainings(story: Story) -> dict[Point, Run]:
 
 def _values(run: Run) -> np.ndarray:
     layers = (run.get("gammas") or {}).values()
-    values = np.abs(np.array([gamma for layer in layers for gamma in layer], dtype=float))
-    return values[np.isfinite(values)]
+    return np.abs(np.array([gamma for layer in layers for gamma in layer], dtype=float))
 
 
 def _bars(values: np.ndarray, start: int, stop: int) -> dict[str, list]:
