@@ -69,8 +69,8 @@
     (seen) => {
       for (const { isIntersecting, target } of seen) {
         if (!isIntersecting) continue;
+        near.unobserve(target);
         draw(target);
-        if (target.dataset.drawn) near.unobserve(target);
       }
     },
     { rootMargin: "600px" },
@@ -81,5 +81,7 @@
   const rest = [...places];
   const next = () => rest.length && draw(rest.shift()).then(() => idle(next));
   addEventListener("load", () => idle(next));
+  const unfold = ({ target }) => target.querySelectorAll(".chart").forEach(draw);
+  document.addEventListener("toggle", unfold, true);
   addEventListener("beforeprint", () => places.forEach(draw));
 })();

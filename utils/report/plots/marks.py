@@ -24,7 +24,7 @@ NAMES = ("ink", "rule", "paper", "grey", "blue", "red", "green", "pink", "sky", 
 INK, RULE, PAPER, GREY, BLUE, RED, GREEN, PINK, SKY, ORANGE = (f"var(--{name})" for name in NAMES)
 SERIES = (BLUE, RED, GREEN, PINK, ORANGE, SKY, GREY, INK)
 CSS = Path(__file__).parents[1] / "page" / "charts.css"
-STAR = "M0,-1.7L.41,-.57L1.62,-.53L.67,.22L1,1.38L0,.7L-1,1.38L-.67,.22L-1.62,-.53L-.41,-.57Z"
+STAR = "M0,-1.35L.33,-.45L1.28,-.42L.53,.17L.79,1.09L0,.55L-.79,1.09L-.53,.17L-1.28,-.42L-.33,-.45Z"
 SAIL = "M-0.8,-1.1L1.2,0L-0.8,1.1Z"
 HOUSE = "M0,-1.1L1.1,-.36L.68,.93L-.68,.93L-1.1,-.36Z"
 # One look for a method on every page; one's own methods get one by their name.
