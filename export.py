@@ -4,9 +4,10 @@
     python export.py runs/<name> to=thin.py fold=true
     python export.py runs/<name> to=thin.safetensors half=true
 
-`.onnx` takes batches of any size. `.py` needs nothing but torch; its weights lie beside it. What
-is written as `.safetensors` or `.pt` can be trained and cut further: `from slimming import load`
-opens it, without tracing and without pickle.
+`.onnx` takes batches of any size. `.py` needs nothing but torch; its weights lie beside it, and
+`python thin.py photo.jpg` names a class. What is written as `.safetensors` or `.pt` can be trained
+and cut further: `from slimming import load` opens it, without tracing and without pickle. Each file
+says how a picture becomes an input, and none where it was made.
 """
 
 from utils.cli.script import begin, script

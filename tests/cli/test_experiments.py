@@ -10,7 +10,7 @@ from hydra import initialize_config_dir
 
 from door import config
 from pipeline import pipeline
-from terminal import terminal
+from terminal import refusal, terminal
 from utils.cli.experiments import composed
 from utils.cli.known import compare, options
 from utils.cli.schema import register
@@ -120,6 +120,17 @@ TWINS += ["imagenet_vgg_a_50", "cifar10_vgg19_multipass", "cifar10_vgg19_l1_norm
 def test_a_twin_runs(runs, name):
     end = run(name, runs, "fast")[-1]
     assert end["stage"] == "finetune" and end["recipe"] == "fast*"
+
+
+OTHERS = sorted({name for name in NAMES if name not in OF_THE_PAPER})
+
+
+@pytest.mark.parametrize("name", one_of_each(OTHERS))
+def test_what_is_no_published_row_has_no_twin(name):
+    said = refusal("pipeline", f"experiment={name}", "twin=fast", "data=fake", "dry_run=true")
+    assert (
+        said.startswith("twin=fast shortens a row of a published table") and "leave it out" in said
+    )
 
 
 def test_a_sweep_over_experiments_takes_the_options_of_their_data(tmp_path):

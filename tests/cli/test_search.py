@@ -52,6 +52,15 @@ def test_without_a_validation_split_nothing_is_trained(tmp_path):
     assert results(tmp_path) == []
 
 
+def test_a_search_that_is_to_do_nothing_is_refused_once(tmp_path):
+    words = (*SEARCH, *TRIALS, f"runs_dir={tmp_path}", "data.val_size=50", "dry_run=true")
+    code, said, errors = terminal("pipeline", *words)
+    assert code == 1 and "trial" not in said and list(tmp_path.iterdir()) == []
+    assert errors == (
+        "error: a search has to see results: leave out dry_run=true, or the sweeper\n"
+    )
+
+
 def test_a_number_that_was_counted_up_to_is_the_number_that_was_typed(tmp_path):
     def runs(ratios: str) -> list[str]:
         ask = ("-m", *TINY, f"runs_dir={tmp_path}", "dry_run=true")

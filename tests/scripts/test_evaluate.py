@@ -13,9 +13,12 @@ from evaluate import evaluate_checkpoint
 from export import export
 from helpers import randomise, relative_gap
 from models.vgg import LAYERS
+from pictures import write_images
 from slimming import checkpoint as artifact
 from slimming import load, recalibrate, slim, trace
+from slimming.checkpoint import Checkpoint, build
 from slimming.planning.planner import plan
+from terminal import terminal
 from utils.data import sets as data
 from utils.networks import port
 
@@ -94,6 +97,7 @@ def test_images_are_normalised_as_the_port_does(tmp_path):
     expected = network((pixels - mean) / std)
     done = export(config("export", f"ckpt={path}", f"to={tmp_path / 'ours.pt'}", "latency=false"))
     checkpoint = artifact.read(done["path"])
+    assert artifact.deployment(checkpoint) == port.NORMALISE
     seen = port.normalised(fake, checkpoint)
     images = torch.cat([images for images, _ in seen.eval_batches(seen.test, 8)])
     assert relative_gap(load(done["path"])(images), expected) < 1e-4
@@ -111,6 +115,20 @@ def test_evaluate_opens_it(tmp_path, capsys):
         "evaluate", str(path), f"data.root={tmp_path}", "+data._target_=utils.data.cifar10"
     )
     assert done.returncode == 1 and done.stderr.count("\n") == 1
+
+
+def test_the_root_alone_says_where_the_data_are(tmp_path):
+    """As --help says: data=... isn't needed beside it."""
+    for part in ("train", "test"):
+        for name, seed in (("a", 0), ("b", 1)):
+            write_images(tmp_path / "there" / part / name, 4, size=(8, 8), seed=seed)
+    network = randomise(build("models.vgg.VGG", {"depth": 11, "width": 0.0625, "num_classes": 2}))
+    past = [{"stage": "train", "data": {"_target_": "utils.data.imagefolder", "root": "gone"}}]
+    arguments = {"depth": 11, "width": 0.0625, "num_classes": 2}
+    saved = Checkpoint("models.vgg.VGG", arguments, network.state_dict(), (3, 8, 8), history=past)
+    artifact.save(tmp_path / "m.pt", saved)
+    code, out, err = terminal("evaluate", str(tmp_path / "m.pt"), f"data.root={tmp_path / 'there'}")
+    assert code == 0 and "% of 8 images" in out, err
 
 
 def test_it_is_cut_further(tmp_path):

@@ -7,6 +7,8 @@ from omegaconf import DictConfig
 
 NO_SPLIT = "a search chooses on the validation split, never on the test set: add data.val_size=..."
 
+NO_DRY_RUN = "a search has to see results: leave out dry_run=true, or the sweeper"
+
 
 def is_on() -> bool:
     """Whether this job's sweeper wants to make something large or small."""
@@ -25,7 +27,7 @@ def check(cfg: DictConfig) -> None:
     from utils.data.load import load_data
 
     if cfg.dry_run:
-        raise ValueError("a search has to see results: leave out dry_run=true, or the sweeper")
+        raise ValueError(NO_DRY_RUN)
     if cfg.data is not None:  # else it is the checkpoint's, and looked at in the end
         data = load_data(configured.plain(cfg.data), instantiate(cfg.hardware).device)
         if not len(data.val):

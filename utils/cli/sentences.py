@@ -22,6 +22,11 @@ def sentence_of(error: Exception, cfg: Any = None) -> str:
     text = str(error).strip()
     if re.match("there is no network .* No module named [^;]*$", text):
         text += "; model_path=FOLDER says where your own modules lie"
+    if re.search(r"Interpolation key 'twin\.\w+' not found", text):
+        return (
+            "twin=fast shortens a row of a published table, such as experiment=cifar10_vgg19_70; "
+            "this is none: leave it out"
+        )
     if type(error).__module__.startswith(("hydra", "omegaconf")):
         return _of_config(text, error)
     if isinstance(error, UnicodeDecodeError) and (files := _not_utf8(error.object)):

@@ -93,6 +93,8 @@ class Begin(Callback):
         is_search = "direction" in config.hydra.sweeper
         if is_search and not command.searches:
             sys.exit(say("a search needs a result to make large: only pipeline.py has one", 1))
+        if is_search and config.get("dry_run"):
+            sys.exit(say(search.NO_DRY_RUN, 1))
         if not is_search and (empty := [key for key, number in swept.items() if not number]):
             typed = next(
                 word for word in reversed(words) if word.lstrip("+").startswith(f"{empty[0]}=")
