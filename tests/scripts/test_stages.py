@@ -59,6 +59,14 @@ def test_a_result_says_everything_that_trust_needs(runs, sparse):
     assert said["params"] == sum(p.numel() for p in model.parameters())
     assert said["flops_paper"] == 2 * said["macs"]
     assert said["bytes"] == (cut / "model.pt").stat().st_size
+    for key in ("params", "macs"):
+        assert sum(layer[key] for layer in said["layers"].values()) == said[key]
+    convs = [name for name, module in model.named_modules() if hasattr(module, "out_channels")]
+    assert list(said["layers"]) == [*convs, "classifier", "other"]
+    assert [layer["channels"] for layer in said["layers"].values()][: len(convs)] == [
+        kept for kept, _ in said["widths"].values()
+    ]
+    assert said["images"] == {"train": 192, "val": 0, "test": 96}
     total = said["channels"]["total"]
     assert said["channels"]["kept"] == total - total // 2 == said["plan"]["kept"]
     assert [kept for kept, _ in said["widths"].values()] == [
