@@ -1,5 +1,6 @@
 """What a pipeline finds finished, what it would do, and how long that would take."""
 
+import functools
 import json
 import os
 import shutil
@@ -146,6 +147,7 @@ def test_a_finished_job_of_a_sweep_computes_and_loads_nothing(tmp_path, monkeypa
     def count(module, name: str) -> None:
         real = getattr(module, name)
 
+        @functools.wraps(real)
         def counted(*args, **kwargs):
             calls[name] += 1
             return real(*args, **kwargs)
