@@ -189,7 +189,7 @@ def _parts(point: Point) -> dict[str, str]:
     said = {
         "network": f"{point['network']} on {point['data']}",
         "recipe": f"{point['recipe']} recipe",
-        "lambda": f"λ {point['lambda']:g}" if point["lambda"] else "no penalty",
+        "lambda": penalty(point),
         "method": "" if uncut(point) else point["method"],
         "cut": goal(point),
         "pass": f"pass {point['pass']:g}" if point["pass"] > 1 else "",
@@ -199,6 +199,10 @@ def _parts(point: Point) -> dict[str, str]:
         "epochs": f"{_epochs(point['epochs'])} of fine-tuning" if own_epochs else "",
     }
     return {name: said.get(name, "") for name in PARTS}
+
+
+def penalty(point: Point) -> str:
+    return f"λ {point['lambda']:g}" if point["lambda"] else "no penalty"
 
 
 def uncut(point: Point) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 import rich.table
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from rich import box
 from rich.console import Console
 
@@ -180,6 +180,13 @@ def code(value: Any) -> Markdown:
     return Markdown(f"{fence} {text} {fence}" if "`" in text else f"`{text}`")
 
 
+def in_code(text: str) -> Markup:
+    """HTML in which `words` are code."""
+    parts = text.split("`")
+    coded = [Markup("<code>{}</code>").format(part) for part in parts]
+    return Markup("").join(coded[k] if k % 2 else escape(part) for k, part in enumerate(parts))
+
+
 def _latex(text: str) -> str:
     text = re.sub(r"(?<![\w.])-(?=[\d.])", "−", str(text))  # a minus, not a hyphen
     return re.sub("|".join(map(re.escape, LATEX)), lambda m: LATEX[m[0]], text)
@@ -210,5 +217,5 @@ def _templates(html: bool) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters |= {"si": si, "code": code}
+    made.filters |= {"si": si, "code": code, "in_code": in_code}
     return made

@@ -8,7 +8,7 @@ from typing import Any
 from utils.report import table
 from utils.report.compare import Contest, Difference, is_control, paired
 from utils.report.knee import limited
-from utils.report.label import common, labels, parts, regime, uncut
+from utils.report.label import common, labels, parts, penalty, regime, uncut
 from utils.report.origins import commit, letters
 from utils.report.render import Column, Table
 from utils.report.story import Story
@@ -92,10 +92,6 @@ def _results(story: Story, lines: Sequence[Line]) -> Table:
     notes = [ACCURACY, *([DENSE] if any(against) else []), *_unseen(ends), *_timed_on(ends)]
     shown = [column for column in columns if column.name not in hidden]
     return Table(shown, common(ends) + n, notes, rows).told()
-
-
-def penalty(point: Point) -> str:
-    return f"λ {point['lambda']:g}" if point["lambda"] else "no penalty"
 
 
 def _before(line: Line, name: str) -> Point | None:

@@ -6,10 +6,10 @@ from zlib import crc32
 
 import altair as alt
 
-from utils.report.label import regime, uncut
+from utils.report.label import regime, titles, uncut
 from utils.report.plots import marks
 from utils.report.plots.marks import Drawn, Panel, Row
-from utils.report.plots.networks import scored, titles
+from utils.report.plots.networks import scored
 from utils.report.story import Story
 from utils.report.summary import Point
 

@@ -3,10 +3,10 @@
 import altair as alt
 
 from utils.report.knee import Sweep
-from utils.report.label import family, goal, together, uncut
+from utils.report.label import family, goal, penalty, together, uncut
 from utils.report.plots import marks
 from utils.report.plots.marks import Drawn, Panel
-from utils.report.plots.networks import but_goal, facts, penalty, share, shares
+from utils.report.plots.networks import but_goal, facts, share, shares
 from utils.report.story import Story
 from utils.report.summary import Point
 

@@ -1,10 +1,9 @@
 """What charts say of networks: their names, their facts, and the axes along which they stand."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from utils.report.knee import limited
-from utils.report.label import UNITS, common, goal, labels, uncut
+from utils.report.label import UNITS, goal, penalty, uncut
 from utils.report.story import Story
 from utils.report.summary import Point
 from utils.runs.units import si
@@ -37,26 +36,12 @@ def method(point: Point) -> str:
     return "uncut" if uncut(point) else point["method"]
 
 
-def penalty(point: Point) -> str:
-    return f"λ {point['lambda']:g}" if point["lambda"] else "no penalty"
-
-
 def choices(story: Story) -> dict[str, list[str]]:
     """What the page's filter offers: {"method": [...], "penalty": [...]}."""
     ends = [line.end for line in story.lines]
     ordered = sorted(ends, key=lambda point: point["lambda"])
     methods = sorted({method(point) for point in ends})
     return {"method": methods, "penalty": [*dict.fromkeys(map(penalty, ordered))]}
-
-
-def titles(several: Sequence[Sequence[Point]]) -> list[str]:
-    """What the points of each panel share; where panels share all of it, what tells them apart."""
-    said = [common(points) for points in several]
-    apart = labels([points[0] for points in several])
-    return [
-        text if said.count(text) == 1 else f"{text}, {apart[points[0]]}"
-        for text, points in zip(said, several, strict=True)
-    ]
 
 
 def but_goal(name: str, point: Point) -> str:
