@@ -205,7 +205,7 @@ def _numbers(result: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     """{"accuracy/test": 0.91, ...}: the numbers of a nested result."""
     flat: dict[str, float] = {}
     for key, value in result.items():
-        if isinstance(value, Mapping) and key not in ("config", "plan"):
+        if isinstance(value, Mapping) and key not in ("config", "plan", "layers"):
             flat |= _numbers(value, f"{prefix}{key}/")
         elif isinstance(value, (int, float)):
             flat[f"{prefix}{key}"] = value
