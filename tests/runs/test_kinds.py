@@ -10,6 +10,7 @@ import pytest
 
 from door import ROOT, TINY
 from terminal import terminal
+from utils.report import tables
 from utils.report.story import Story
 from utils.runs.folder import newest, read_result
 from utils.runs.results import check, find_runs, metrics
@@ -70,7 +71,8 @@ def told(read):
     story = Story(read)
     for run in story.runs:
         metrics(run)
-    return story.rows, story.points, story.contests, story.knees
+    suggested = [sweep.knee for sweep in story.sweeps]
+    return story.names, suggested, tables.results(story), tables.contests(story)
 
 
 @pytest.mark.parametrize("stage", ["train", "prune", "finetune"])
@@ -129,7 +131,7 @@ def test_the_commands_go_on(runs, tmp_path):
     path.write_text(path.read_text().replace('"seed": 0', '"seed": "zero"'))
     code, out, err = terminal("report", f"runs_dir={tmp_path}")
     assert code == 0 and f'{path} is not sound: seed is a whole number; got "zero"' in err
-    assert out.count("fine-tuned") + out.count("scratch") == 1
+    assert out.count("not fine-tuned") + out.count("scratch-E") == 2
     code, out, err = terminal("report", "list=true", f"runs_dir={tmp_path}")
     assert code == 0 and "unreadable" in out
 
