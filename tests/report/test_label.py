@@ -127,3 +127,10 @@ def test_a_sweep_is_of_one_training_one_schedule_and_one_kind_of_goal():
     for sweep in found:
         assert len({point["epochs"] for point in sweep.cuts}) == 1
         assert len({point["target"] is None for point in sweep.cuts}) == 1
+
+
+def test_a_recipe_that_was_changed_by_hand_says_how():
+    changes = {"batch_size": 32, "optimizer.lr": 0.01, "mixup": 0.2, "ema": 0.9}
+    told = story(run("a", recipe="fast*", recipe_changes=changes))
+    (made,) = tables.results(told)
+    assert "fast* recipe (batch_size 32, optimizer.lr 0.01, mixup 0.2 and 1 more)" in made.title

@@ -188,7 +188,7 @@ def _parts(point: Point) -> dict[str, str]:
     own_epochs = tuned and point["epochs"] is not None and not point.what.startswith("scratch")
     said = {
         "network": f"{point['network']} on {point['data']}",
-        "recipe": f"{point['recipe']} recipe",
+        "recipe": _recipe(point),
         "lambda": penalty(point),
         "method": "" if uncut(point) else point["method"],
         "cut": goal(point),
@@ -199,6 +199,14 @@ def _parts(point: Point) -> dict[str, str]:
         "epochs": f"{_epochs(point['epochs'])} of fine-tuning" if own_epochs else "",
     }
     return {name: said.get(name, "") for name in PARTS}
+
+
+def _recipe(point: Point) -> str:
+    """ "fast recipe", or "fast* recipe (batch_size 32)": what was changed of it by hand."""
+    changes = list((point.chain[0].get("recipe_changes") or {}).items())
+    told = ", ".join(f"{name} {groups.value(setting)}" for name, setting in changes[:3])
+    more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
+    return f"{point['recipe']} recipe" + (f" ({told}{more})" if told else "")
 
 
 def penalty(point: Point) -> str:
