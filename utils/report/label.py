@@ -152,12 +152,14 @@ def _trainings(told: Mapping[Point, dict[str, str]]) -> dict[Point, str]:
 
 
 def _unique(several: Sequence[Point]) -> list[list[str]]:
-    """What tells points of one name apart; where settings don't, the name of a run."""
+    """What tells points of one name apart: settings, else the seed, else the name of a run."""
     if len(several) == 1:
         return [[]]
     texts = [text if text != [UNSEEN] else [] for text in _apart(several)]
     if len({tuple(text) for text in texts}) == len(texts):
         return texts
+    if len({point["seed"] for point in several}) == len(several):
+        return [[*text, f"seed {point['seed']}"] for text, point in zip(texts, several)]
     return [[*text, str(point["run"])] for text, point in zip(texts, several, strict=True)]
 
 
