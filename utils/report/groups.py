@@ -10,6 +10,8 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
+from slimming.methods.base import MOMENTS, Plain
+from slimming.methods.slimming import Slimming
 from utils.training.recipe import OFF
 
 Run = dict[str, Any]
@@ -32,6 +34,7 @@ FOREIGN = {
 SAID = {"name", "needs"}  # of a method: what it is called, and which options go with it
 PENALTY = {"strength", "mode", "weight_decay_on_gamma"}  # of a method: not of its scores
 SCHEDULED = {"name", "epochs", "strength", "reach"}  # of a recipe: the result has what came of them
+METHODS = "slimming.methods."  # ours, and those that a user puts beside them
 SETS = "utils.data.sets"
 OWN = ("models.", "slimming.", "utils.", "torch.")  # whose defaults may be looked up
 
@@ -62,9 +65,26 @@ def settings(run: Run) -> dict[str, Any]:
 
 def _training(run: Run, asked: dict[str, Any]) -> None:
     strength = asked["strength"] = run.get("strength")
+    method = _without(asked.get("method"), {"strength", *SAID})
     # Without a penalty there is no telling which method didn't put one on.
-    asked["method"] = _without(asked.get("method"), {"strength", *SAID}) if strength else None
+    if not strength and isinstance(method, Mapping) and _plainly(str(method.get("_target_"))):
+        method = {} if method.get("weight_decay_on_gamma", True) else {"weight_decay_on_gamma": False}
+    asked["method"] = method
     asked["epochs"] = run.get("epochs")
+
+
+@lru_cache
+def _plainly(target: str) -> bool:
+    """Whether a method trains as any other does without a penalty; a stranger's may not."""
+    module, _, name = target.rpartition(".")
+    if not module.startswith(METHODS):
+        return False
+    try:
+        kind = getattr(import_module(module), name)
+    except (ImportError, AttributeError):
+        return False
+    plain = [[vars(one).get(moment) for one in (Plain, Slimming)] for moment in MOMENTS]
+    return all(getattr(kind, m, None) in known for m, known in zip(MOMENTS, plain, strict=True))
 
 
 def _cut(run: Run, asked: dict[str, Any]) -> None:
@@ -111,6 +131,8 @@ def of_chain(
     chain = list(chain)
     if chain and chain[0].get("parent"):
         whole["unseen"] = chain[0]["parent"]
+    elif chain and chain[0]["stage"] != "train":
+        whole["file"] = _file(chain[0])
     for run in chain:
         own = known[run["run"]] if known else settings(run)
         data = {name: value for name, value in own.items() if name.startswith("data.")} or data
@@ -121,6 +143,12 @@ def of_chain(
         seen = {name: value for name, value in {**own, **data}.items() if name not in left_out}
         whole |= {f"{title}: {name}": value for name, value in seen.items()}
     return {"stages": stages, **whole}
+
+
+def _file(first: Run) -> str:
+    """What a cut or a fine-tuning began with that is no run: somebody's file, with what in it."""
+    file = (first.get("config") or {}).get("ckpt") or first.get("run")
+    return f"{file} ({first.get('model')} on {first.get('dataset')})"
 
 
 def differences(

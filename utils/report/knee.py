@@ -11,7 +11,7 @@ from functools import cached_property
 from math import sqrt
 from typing import Any
 
-from utils.report.label import goal, labels, regime, titles, together, uncut
+from utils.report.label import again, goal, labels, regime, titles, together, uncut
 from utils.report.summary import Line, Point
 
 
@@ -51,7 +51,7 @@ def sweeps(lines: Iterable[Line]) -> list[Sweep]:
     ends = [line.end for line in lines if not line.end.what.startswith("scratch")]
     found: dict[tuple, list[Point]] = {}
     for point in ends:
-        if not uncut(point):
+        if not (uncut(point) or again(point)):
             key = (limited(point), together(point, "lambda", "cut"))
             found.setdefault(key, []).append(point)
     bent = [cs for cs in found.values() if len({goal(c) for c in cs}) > 1 or _penalties(cs) > 1]

@@ -45,11 +45,19 @@ def together(point: Point, *axes: str) -> str:
 
 def _kept(point: Point, axes: Sequence[str]) -> dict[str, Any]:
     free = tuple(start for axis in axes for start in AXES[axis])
+    # Where a cut and all that follows may differ, so may the trainings of later passes.
+    later = _later(point.settings["stages"]) if {"cut", "after", "stages"} <= {*axes} else ()
     return {
         name: value
         for name, value in point.settings.items()
-        if not _first_pass(name).startswith(free)
+        if not _first_pass(name).startswith(free) and not name.startswith(later)
     }
+
+
+def _later(stages: Sequence[str]) -> tuple[str, ...]:
+    """How the settings of trainings begin that came after the first cut: "train 2: "."""
+    first = next((i for i, stage in enumerate(stages) if stage != "train"), len(stages))
+    return tuple(f"train {n}: " for n in range(first + 1, stages.count("train") + 1))
 
 
 def regime(point: Point) -> str:
@@ -196,7 +204,7 @@ def _parts(point: Point) -> dict[str, str]:
         "cut": goal(point),
         "pass": f"pass {point['pass']:g}" if point["pass"] > 1 else "",
         "repair": point["repair"],
-        "then": point.what if tuned else "" if uncut(point) else "not fine-tuned",
+        "then": point.what if tuned else "not fine-tuned" if point["stage"] == "prune" else "",
         # Those of a control of equal computation follow from its network.
         "epochs": f"{_epochs(point['epochs'])} of fine-tuning" if own_epochs else "",
     }
@@ -216,13 +224,21 @@ def penalty(point: Point) -> str:
 
 
 def uncut(point: Point) -> bool:
-    return point["ratio"] is None and point["target"] is None
+    """Of later passes even what was just trained is thin."""
+    return point["ratio"] is None and point["target"] is None and not again(point)
+
+
+def again(point: Point) -> bool:
+    """Whether a thin network was just trained once more: it was asked for by an earlier cut."""
+    return point["stage"] == "train" and point["pass"] > 1
 
 
 def goal(point: Point) -> str:
     """What a cut was asked for: "cut 70 % channels", "keep 50 % MACs", or "uncut"."""
     if uncut(point):
         return "uncut"
+    if again(point):
+        return "trained again"
     if point["target"] is None:
         return f"cut {100 * point['ratio']:.4g} % channels"
     limits = (limit.rpartition(" ") for limit in point["target"].split(", "))

@@ -117,7 +117,7 @@ def what(row: Row) -> str:
 
 
 def lines(rows: Sequence[Row], paths: Mapping[str, Chain], points: Sequence[Point]) -> list[Line]:
-    """One for each training, and one for each network that nothing more was done to.
+    """One for each first training, each fine-tuning, and each that nothing more was done to.
 
     Args:
         rows, paths, points: all of them; of a step that several cuts share one row is in a point.
@@ -135,11 +135,13 @@ def lines(rows: Sequence[Row], paths: Mapping[str, Chain], points: Sequence[Poin
         made.setdefault(end, Line(end, {what(step): at[_place(step)] for step in before}))
     passed = {p for line in made.values() for p in line.steps.values() if p is not line.end}
     # A cut whose other seeds were fine-tuned stands in their line.
-    return [line for end, line in made.items() if end["stage"] == "train" or end not in passed]
+    return [line for end, line in made.items() if _is_end(end, end in passed)]
 
 
-def _is_end(row: Row, has_children: bool) -> bool:
-    return row["stage"] == "train" or not has_children
+def _is_end(step: Row | Point, has_children: bool) -> bool:
+    """What was trained again or cut is on the way to something; the rest is a result by itself."""
+    first = step["stage"] == "train" and step["pass"] == 1
+    return first or step["stage"] == "finetune" or not has_children
 
 
 def _place(row: Row) -> tuple:

@@ -8,7 +8,7 @@ from typing import Any
 from utils.report import table
 from utils.report.compare import Contest, Difference, is_control, paired
 from utils.report.knee import limited
-from utils.report.label import common, labels, parts, penalty, regime, uncut
+from utils.report.label import again, common, labels, parts, penalty, regime, uncut
 from utils.report.origins import commit, letters
 from utils.report.render import Column, Table
 from utils.report.story import Story
@@ -39,7 +39,7 @@ def results(story: Story) -> list[Table]:
 def _order(line: Line) -> tuple:
     """Training by training: uncut networks, then ratios upward and budgets downward."""
     end = line.end
-    cut = () if uncut(end) else (limited(end), *_falling(end))
+    cut = () if uncut(end) or again(end) else (limited(end), *_falling(end))
     choice = (end["method"] != "slimming", end["method"], end["lambda"], end["repair"])
     return (end["pass"], regime(end), not uncut(end), cut, choice, is_control(end), end.what)
 
@@ -297,6 +297,6 @@ def _kind(story: Story, run: Mapping[str, Any]) -> dict[str, str]:
     path = story.paths[run["run"]]
     strength = table.strength(path)
     return {
-        "method": "uncut" if run["stage"] == "train" else table.method(path),
+        "method": table.method(path) if any(r["stage"] == "prune" for r in path) else "uncut",
         "penalty": f"λ {strength:g}" if strength else "no penalty",
     }

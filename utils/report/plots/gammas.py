@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from utils.report.label import labels
+from utils.report.label import labels, uncut
 from utils.report.plots import marks
 from utils.report.plots.marks import Drawn, Panel
 from utils.report.plots.networks import facts
@@ -46,7 +46,7 @@ def gammas(story: Story) -> Drawn:
 
 def _trainings(story: Story) -> dict[Point, Run]:
     """Each training and the run of its first seed."""
-    points = [point for point in story.points if point["stage"] == "train"]
+    points = [point for point in story.points if point["stage"] == "train" and uncut(point)]
     first = {point: min(point.rows, key=lambda row: row["seed"]) for point in points}
     return {point: story.by_name[row["run"]] for point, row in first.items()}
 

@@ -1,0 +1,93 @@
+"""What is another training, another file or a later pass is told apart, and nothing is hidden."""
+
+import pytest
+
+from made_up import run, story
+from utils.report import tables
+from utils.report.label import regime
+from utils.report.plots.gammas import gammas
+from utils.report.story import Story
+
+PLAIN = "slimming.methods.slimming.Slimming"
+
+
+def dense(seed: int, method: dict | None, test: float = 0.5) -> dict:
+    config = {} if method is None else {"config": {"method": method}}
+    return run(f"dense{seed}", seed=seed, strength=0.0, test=test, **config)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"_target_": "slimming.methods.mine.Mine", "groups": 4},
+        {"_target_": "somebody.Else"},
+        {"_target_": PLAIN, "weight_decay_on_gamma": False},
+    ],
+)
+def test_a_training_of_its_own_without_lambda_is_not_the_dense_network(other):
+    told = story(dense(0, {"_target_": PLAIN}), dense(1, None), dense(2, other, 0.9))
+    assert sorted(line.end.n for line in told.lines) == [1, 2]
+    (baseline,) = told.dense.values()
+    assert baseline.n == 2 and len({*told.names.values()}) == 2
+
+
+def test_methods_that_train_plainly_share_their_dense_networks():
+    methods = ("slimming.Slimming", "l1_norm.L1Norm", "random.Random")
+    plain = [{"_target_": f"slimming.methods.{method}", "name": "x"} for method in methods]
+    told = story(*(dense(seed, method) for seed, method in enumerate(plain)))
+    assert [line.end.n for line in told.lines] == [3]
+
+
+def twice(seed: int) -> list[dict]:
+    """Trained, cut, fine-tuned; and the thin network once more."""
+    made, parent = [], None
+    for number in (1, 2):
+        cut = {"ratio": 0.3, "method": "slimming", "pass": number}
+        params = 100 - 20 * number
+        for stage, more in (
+            ("train", {"pass": number, "params": params + 20, "test": 0.5}),
+            ("prune", {**cut, "params": params, "test": 0.4}),
+            ("finetune", {**cut, "params": params, "test": 0.6 + number / 10 + seed / 100}),
+        ):
+            made.append(run(f"{stage}{number}-s{seed}", stage, parent, seed=seed, **more))
+            parent = made[-1]["run"]
+    return made
+
+
+def passes() -> Story:
+    return story(*(twice(seed) for seed in (0, 1)), dense(0, None), dense(1, None))
+
+
+def test_each_pass_is_a_result_beside_the_same_dense_network():
+    (made,) = tables.results(passes())
+    tests = dict(zip(made.columns[0].cells, made.columns[1].cells, strict=True))
+    assert tests == {
+        "no penalty, uncut": "50.00 ± 0.00",
+        "λ 0.01, uncut": "50.00 ± 0.00",
+        "λ 0.01, cut 30 % channels": "70.50 ± 0.71",
+        "λ 0.01, cut 30 % channels, pass 2": "80.50 ± 0.71",
+    }
+    against = made.columns[made.names.index("vs dense")].cells
+    assert [cell[:6] for cell in against] == ["-", "+0.00 ", "+20.50", "+30.50"]
+
+
+def test_a_thin_network_that_was_trained_again_is_not_called_uncut():
+    told = story(twice(0)[:4])
+    (again,) = [line.end for line in told.lines if line.end["pass"] == 2]
+    assert told.names[again] == "trained again, pass 2"
+    (made,) = tables.results(told)
+    assert [row["method"] for row in made.rows] == ["uncut", "slimming", "slimming"]
+    assert tables.every_run(told, {"None": 1}).rows[-1]["method"] == "slimming"
+    assert len(gammas(passes()).panels) == 2, "before any cut"
+
+
+def test_cuts_of_two_files_are_two_networks():
+    told = story(*(
+        run(f"{file}-{ratio}", "prune", ratio=ratio, method="slimming", config={"ckpt": file})
+        for file in ("a.pt", "b.pt")
+        for ratio in (0.3, 0.5)
+    ))  # fmt: skip
+    ends = [line.end for line in told.lines]
+    assert len({regime(end) for end in ends}) == 2 == len(told.sweeps)
+    assert len({*told.names.values()}) == 4
+    assert all("a.pt" in name or "b.pt" in name for name in told.names.values())
