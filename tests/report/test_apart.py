@@ -2,9 +2,9 @@
 
 import pytest
 
-from made_up import run, story
+from made_up import chain, run, story
 from utils.report import tables
-from utils.report.label import regime
+from utils.report.label import label, regime
 from utils.report.plots.gammas import gammas
 from utils.report.story import Story
 
@@ -91,3 +91,57 @@ def test_cuts_of_two_files_are_two_networks():
     assert len({regime(end) for end in ends}) == 2 == len(told.sweeps)
     assert len({*told.names.values()}) == 4
     assert all("a.pt" in name or "b.pt" in name for name in told.names.values())
+
+
+def test_limits_have_one_order_and_amounts_of_any_size_keep_their_cut():
+    told = story(*(
+        chain(0, {}, {"target": target})
+        for target in ({"macs": 0.5, "params": 0.2}, {"params": 0.3, "macs": 0.5}, {"macs": 3e10})
+    ))  # fmt: skip
+    assert {*told.names.values()} >= {
+        "keep 50 % MACs and 20 % parameters",
+        "keep 50 % MACs and 30 % parameters",
+        "keep 30.0 G MACs",
+    }
+    assert all(line.steps["cut"].mean("test") == 0.3 for line in told.lines[1:])
+
+
+def timed(runs: list[dict], cpu: str, ms: float) -> list[dict]:
+    latency = {"machine": {"cpu": cpu, "threads": 1}, "batch": {"64": {"median_ms": ms}}}
+    return [{**one, "latency": latency} for one in runs]
+
+
+def test_times_of_two_machines_have_no_mean():
+    told = story(timed(chain(0), "A", 1.0), timed(chain(1), "B", 99.0))
+    assert [line.end.mean("latency_64_ms") for line in told.lines] == [None, None]
+    (made,) = tables.results(told)
+    assert "ms / 64" not in made.names
+    same = story(timed(chain(0), "A", 1.0), timed(chain(1), "A", 3.0))
+    assert [line.end.mean("latency_64_ms") for line in same.lines] == [2.0, 2.0]
+
+
+def test_no_lambda_and_a_lambda_of_zero_are_one_training():
+    told = story(run("a", strength=0.0), run("b", strength=None, seed=1))
+    assert [line.end.n for line in told.lines] == [2]
+
+
+def test_a_fine_tuning_by_a_changed_recipe_says_how():
+    changed = {"finetune_recipe": "fast*", "finetune_recipe_changes": {"batch_size": 32}}
+    training = {"recipe": "fast*", "recipe_changes": {"mixup": 0.2}}
+    for first in ({}, training):
+        (_, line) = story(chain(0, first, {}, changed)).lines
+        assert "fine-tuned (fast* recipe: batch_size 32)" in label(line.end)
+    (_, line) = story(
+        chain(0, {**training, "recipe_changes": {"batch_size": 32}}, {}, changed)
+    ).lines
+    assert line.end.what == "fine-tuned"
+
+
+def test_where_every_validation_image_is_right_the_cheapest_such_cut_is_suggested():
+    facts = {"val": 1.0, "images": {"val": 50}}
+    told = story(*(
+        chain(0, {**facts}, {"ratio": ratio, "macs": 9}, {**facts, "val": val, "macs": macs})
+        for ratio, val, macs in ((0.3, 1.0, 8), (0.5, 1.0, 6), (0.7, 0.98, 4))
+    ))  # fmt: skip
+    (sweep,) = told.sweeps
+    assert sweep.names[sweep.knee.point] == "cut 50 % channels" and sweep.knee.error == 0

@@ -64,11 +64,12 @@ def settings(run: Run) -> dict[str, Any]:
 
 
 def _training(run: Run, asked: dict[str, Any]) -> None:
-    strength = asked["strength"] = run.get("strength")
+    strength = asked["strength"] = run.get("strength") or 0.0
     method = _without(asked.get("method"), {"strength", *SAID})
     # Without a penalty there is no telling which method didn't put one on.
     if not strength and isinstance(method, Mapping) and _plainly(str(method.get("_target_"))):
-        method = {} if method.get("weight_decay_on_gamma", True) else {"weight_decay_on_gamma": False}
+        spared = not method.get("weight_decay_on_gamma", True)
+        method = {"weight_decay_on_gamma": False} if spared else None
     asked["method"] = method
     asked["epochs"] = run.get("epochs")
 

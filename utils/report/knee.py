@@ -82,7 +82,10 @@ def _before(point: Point, cuts: Sequence[Point]) -> bool:
 
 
 def knee(points: Sequence[Point]) -> Knee | None:
-    """The knee of one sweep; None where no validation accuracy, or no error of it, is known."""
+    """The knee of one sweep; None where no validation accuracy, or no error of it, is known.
+
+    Where all images are right (or none) there is no error, and only what is as good will do.
+    """
     known = [point for point in points if point.mean("val") is not None]
     able = [point for point in known if not uncut(point)]
     if not able or any(point.mean("val") is None for point in points if not uncut(point)):
@@ -95,7 +98,7 @@ def knee(points: Sequence[Point]) -> Knee | None:
         # The same images for each seed: more seeds don't make this part smaller.
         errors[f"of {images} validation images"] = sqrt(mean * (1 - mean) / images)
     why, error = max(errors.items(), key=lambda item: item[1])
-    if not error:
+    if not error and not images:
         return None
     good = [point for point in able if point.mean("val") >= best.mean("val") - error]
     point = min(good, key=lambda point: (point.mean("macs"), -point.mean("val")))

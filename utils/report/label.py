@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from utils.report import groups
+from utils.report import groups, table
 from utils.report.summary import Point
 from utils.runs.units import si
 
@@ -196,9 +196,10 @@ def _parts(point: Point) -> dict[str, str]:
     """All that names a network; "" where something was not done to it."""
     tuned = point["stage"] == "finetune"
     own_epochs = tuned and point["epochs"] is not None and not point.what.startswith("scratch")
+    changes = table.changed(point.chain[0].get("recipe_changes"))
     said = {
         "network": f"{point['network']} on {point['data']}",
-        "recipe": _recipe(point),
+        "recipe": f"{point['recipe']} recipe" + (f" ({changes})" if changes else ""),
         "lambda": penalty(point),
         "method": "" if uncut(point) else point["method"],
         "cut": goal(point),
@@ -209,14 +210,6 @@ def _parts(point: Point) -> dict[str, str]:
         "epochs": f"{_epochs(point['epochs'])} of fine-tuning" if own_epochs else "",
     }
     return {name: said.get(name, "") for name in PARTS}
-
-
-def _recipe(point: Point) -> str:
-    """ "fast recipe", or "fast* recipe (batch_size 32)": what was changed of it by hand."""
-    changes = list((point.chain[0].get("recipe_changes") or {}).items())
-    told = ", ".join(f"{name} {groups.value(setting)}" for name, setting in changes[:3])
-    more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
-    return f"{point['recipe']} recipe" + (f" ({told}{more})" if told else "")
 
 
 def penalty(point: Point) -> str:

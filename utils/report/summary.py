@@ -15,7 +15,7 @@ from utils.report.table import AFTER
 
 Row = dict[str, Any]
 Chain = Sequence[dict[str, Any]]
-CUT = re.compile(r"^cut ([\d.]+ %|to [^+]*[^+ ])")  # "cut 50 %", "cut to macs 0.5"
+CUT = re.compile(r"^cut (?!\+ ).*?(?= \+ |$)")  # "cut 50 %", "cut to macs 0.5", before " + refit"
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +40,9 @@ class Point:
         return len(self.rows)
 
     def values(self, column: str) -> list[float]:
+        """Times of two machines are none."""
+        if "latency" in column and len({row["timed_on"] for row in self.rows} - {None}) > 1:
+            return []
         return [row[column] for row in self.rows if row[column] is not None]
 
     def mean(self, column: str) -> float | None:

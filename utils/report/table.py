@@ -82,7 +82,9 @@ def target(path: Iterable[Run]) -> str | None:
     """ "macs 0.5": what the last cut of a chain asked to stay, or None."""
     limits = _last_cut(path).get("target") or {}
     return (
-        ", ".join(f"{name} {limit:.10g}" for name, limit in limits.items() if limit is not None)
+        ", ".join(
+            f"{name} {limits[name]:.10g}" for name in sorted(limits) if limits[name] is not None
+        )
         or None
     )
 
@@ -203,8 +205,10 @@ def _steps(path: Sequence[Run]) -> list[tuple[str, dict[str, float], frozenset[s
         step = "sparse" if run.get("strength") else "baseline"
         return [(step, run["accuracy"], frozenset())]
     if run["stage"] == "finetune":
-        recipe, first = run.get("finetune_recipe"), path[0].get("recipe")
-        other = f" ({recipe} recipe)" if recipe not in (None, first) else ""
+        name, told = run.get("finetune_recipe"), changed(run.get("finetune_recipe_changes"))
+        first = (path[0].get("recipe"), changed(path[0].get("recipe_changes")))
+        other = f" ({name} recipe{': ' * bool(told)}{told})" if name else ""
+        other = other if (name, told) != first else ""
         return [(tuning(run) + other, run["accuracy"], frozenset())]
     share, limit = ratio([run]), target([run])
     step = f"cut {100 * share:g} %" if share is not None else f"cut to {limit}" if limit else "cut"
@@ -217,6 +221,12 @@ def _steps(path: Sequence[Run]) -> list[tuple[str, dict[str, float], frozenset[s
             step = f"{step} + {mode or variant}"
             steps.append((step, variants[variant], AFTER[variant]))
     return steps
+
+
+def changed(changes: Mapping[str, Any] | None) -> str:
+    """What was changed of a recipe by hand: "batch_size 32, optimizer.lr 0.1"; or ""."""
+    said = [f"{key} {groups.value(value)}" for key, value in (changes or {}).items()]
+    return ", ".join(said[:3]) + (f" and {len(said) - 3} more" if len(said) > 3 else "")
 
 
 def tuning(run: Run) -> str:

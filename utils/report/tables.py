@@ -146,8 +146,8 @@ def _unseen(ends: Sequence[Point]) -> list[str]:
         return []
     names = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
     return [
-        f"Of networks whose training isn't here nobody knows what they share, so they are averaged "
-        f"and compared with nothing. Copy the runs beside them that they stand on: {names}."
+        f"Of networks whose training isn't here nobody knows how it went, so they are averaged and "
+        f"compared with nothing but what stands on the same run. Copy the runs beside them that they stand on: {names}."
     ]
 
 

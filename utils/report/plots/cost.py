@@ -56,12 +56,13 @@ def _note(shown: Mapping[str, Sequence[Point]], left: Sequence[str]) -> str:
     """How many are below the view, of whose front luck is part, and which aren't shown at all."""
     below, lucky = [], []
     for title, points in shown.items():
-        of = f" of {title}" if len(shown) > 1 else " networks"
+        of = f" of {title}" if len(shown) > 1 else f" of {len(points)} networks"
         on, best = front(points, "macs"), max(point.mean("test") for point in points)
         far = sum(point.mean("test") < best - BELOW / 100 for point in points)
         few = sum(point.n < FEW for point in on)
+        front_of = of if len(shown) > 1 else ""
         below += [f"{far}{of}"] if far else []
-        lucky += [f"{few} of the {len(on)}{of}"] if few else []
+        lucky += [f"{few} of {len(on)}{front_of}"] if few else []
     said = {
         f"More than {BELOW} points below the best (drag a chart to see them): {{}}.": below,
         f"On the front of MACs with fewer than {FEW} seeds (hollow): {{}}. The best of many single "
