@@ -147,7 +147,8 @@ def _unseen(ends: Sequence[Point]) -> list[str]:
     names = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
     return [
         f"Of networks whose training isn't here nobody knows how it went, so they are averaged and "
-        f"compared with nothing but what stands on the same run. Copy the runs beside them that they stand on: {names}."
+        f"compared with nothing but what stands on the same run. Copy the runs beside them that "
+        f"they stand on: {names}."
     ]
 
 

@@ -25,6 +25,7 @@ for (const button of document.querySelectorAll("th button")) {
 
 // #run=NAME shows a run; #run=NAME&with=OTHER two, and where they differ.
 const details = JSON.parse(document.getElementById("details").textContent);
+Object.setPrototypeOf(details.runs, null); // no run is called "constructor" unless one is
 const dialog = document.getElementById("run");
 function make(tag, text, ...children) {
   const node = document.createElement(tag);
