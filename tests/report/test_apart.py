@@ -145,3 +145,18 @@ def test_where_every_validation_image_is_right_the_cheapest_such_cut_is_suggeste
     ))  # fmt: skip
     (sweep,) = told.sweeps
     assert sweep.names[sweep.knee.point] == "cut 50 % channels" and sweep.knee.error == 0
+
+
+def test_no_title_says_of_a_whole_panel_what_is_true_of_one_network_only():
+    goals = ({"ratio": 0.3}, {"ratio": 0.5}, {"target": {"macs": 0.3}}, {"target": {"macs": 0.5}})
+    told = story(*(
+        chain(0, {}, {**goal, "method": method, "config": {"floor": floor}})
+        for goal in goals
+        for method in ("slimming", "l1_norm")
+        for floor in (1, 2)
+    ))  # fmt: skip
+    names = [sweep.title for sweep in told.sweeps]
+    shared = "vgg11-w0.25 on digits, fast recipe, λ 0.01, 1 epoch of fine-tuning"
+    assert names == [f"{shared}, by channels", f"{shared}, by MACs"]
+    floors = [contest.title.rpartition(", ")[2] for contest in told.contests]
+    assert sorted(floors) == ["floor 1", "floor 1", "floor 2", "floor 2"]

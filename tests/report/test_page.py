@@ -316,3 +316,18 @@ def test_a_page_can_be_made_of_runs_with_broken_metrics(runs, tmp_path):
         path.write_text('{"epoch": 1}\n{"epo')
     report(config("report", f"runs_dir={tmp_path}"))
     assert "metrics.jsonl" in (tmp_path / "report" / "index.html").read_text()
+
+
+def test_long_charts_are_printed_one_at_a_time(tmp_path):
+    """A contest of 40 pairs is three sheets long: the others of its kind stay on the screen."""
+    told = story(*(
+        [{**one, "folder": str(tmp_path)} for one in chain(0, training, cut)]
+        for training in ({"strength": 0.001 * n, "epochs": 3} for n in range(1, 12))
+        for method in ("slimming", "l1_norm", "random")
+        for cut in ({"target": {"macs": share}, "method": method} for share in (0.3, 0.5))
+    ))  # fmt: skip
+    text = page.page(told, page.draw(told))
+    for name, screen in {"compare": [False, True], "cost": [False, False]}.items():
+        (section,) = re.findall(rf'<section id="{name}">.*?</section>', text, flags=re.S)
+        panels = re.findall(r'<figure class="panel([ \w]*)"', section)
+        assert ["screen" in panel for panel in panels] == screen

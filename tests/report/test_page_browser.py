@@ -124,6 +124,9 @@ def test_a_row_leads_to_its_run_and_two_runs_show_where_they_differ(browser):
     assert len(marked) >= 2 and names[-1] in dialog.text
     browser.find_element("css selector", "#run .close").click()
     assert not dialog.is_displayed()
+    browser.execute_script("location.hash = 'run=constructor'; show()")  # what every object has
+    assert not dialog.is_displayed()
+    browser.execute_script("location.hash = ''")
 
 
 def test_it_prints_on_a_dozen_sheets_at_most(browser):

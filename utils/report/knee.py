@@ -11,7 +11,7 @@ from functools import cached_property
 from math import sqrt
 from typing import Any
 
-from utils.report.label import again, goal, labels, regime, titles, together, uncut
+from utils.report.label import again, goal, labels, limited, regime, titles, together, uncut
 from utils.report.summary import Line, Point
 
 
@@ -65,13 +65,6 @@ def _penalties(cuts: Sequence[Point]) -> int:
     """Under how many lambdas a method was tried, at most."""
     tried = Counter(method for method, _ in {(cut["method"], cut["lambda"]) for cut in cuts})
     return max(tried.values())
-
-
-def limited(point: Point) -> str:
-    """What the goal of a cut is about: "channels", "macs", "params, latency"."""
-    if point["target"] is None:
-        return "channels"
-    return ", ".join(limit.rpartition(" ")[0] for limit in point["target"].split(", "))
 
 
 def _before(point: Point, cuts: Sequence[Point]) -> bool:

@@ -123,11 +123,34 @@ def titles(several: Sequence[Sequence[Point]]) -> list[str]:
     """What the points of each panel share; where panels share all of it, what tells them apart."""
     told = parts([point for points in several for point in points])
     said = [_shared({point: told[point] for point in points}) for points in several]
-    apart = _apart([points[0] for points in several])
-    return [
-        text if said.count(text) == 1 else ", ".join([text, *more])
-        for text, more in zip(said, apart, strict=True)
+    for more in (_by, _constant):
+        same: dict[str, list[int]] = {}
+        for place, text in enumerate(said):
+            same.setdefault(text, []).append(place)
+        for text, places in same.items():
+            found = more([several[place] for place in places]) if len(places) > 1 else ()
+            for place, words in zip(places, found):
+                said[place] = ", ".join([text, *words])
+    return said
+
+
+def _by(several: Sequence[Sequence[Point]]) -> list[list[str]]:
+    """What each panel's cuts limit: "by MACs"; nothing where that is the same everywhere."""
+    limits = [sorted({limited(p) for p in own if not uncut(p) and not again(p)}) for own in several]
+    if any(len(own) != 1 for own in limits) or all(own == limits[0] for own in limits):
+        return [[] for _ in several]
+    return [[f"by {UNITS.get(own, own)}"] for (own,) in limits]
+
+
+def _constant(several: Sequence[Sequence[Point]]) -> list[list[str]]:
+    """Settings that differ between panels and within none, at most three."""
+    vary = {name for own in several for name in groups.differing([_kept(p, ()) for p in own])}
+    settings = [
+        {name: value for name, value in _kept(own[0], ()).items() if name not in {*vary, "stages"}}
+        for own in several
     ]
+    found = _first_three(groups.differing(settings))
+    return [[_said(name, own.get(name)) for name in found] for own in settings]
 
 
 def parts(points: Sequence[Point]) -> dict[Point, dict[str, str]]:
@@ -176,11 +199,15 @@ def _apart(several: Sequence[Point], axes: Sequence[str] = ()) -> list[list[str]
     settings = [_kept(point, ["stages", *axes]) for point in several]
     known = [own for own in settings if "unseen" not in own]
     found = groups.differing(known) if known else {}
-    found = sorted(found, key=lambda name: not name.endswith(": epochs"))[:3]
+    found = _first_three(found)
     return [
         [_said(name, own.get(name)) for name in found] if "unseen" not in own else [UNSEEN]
         for own in settings
     ]
+
+
+def _first_three(names: Iterable[str]) -> list[str]:
+    return sorted(names, key=lambda name: not name.endswith(": epochs"))[:3]
 
 
 def _said(name: str, setting: Any) -> str:
@@ -224,6 +251,13 @@ def uncut(point: Point) -> bool:
 def again(point: Point) -> bool:
     """Whether a thin network was just trained once more: it was asked for by an earlier cut."""
     return point["stage"] == "train" and point["pass"] > 1
+
+
+def limited(point: Point) -> str:
+    """What the goal of a cut is about: "channels", "macs", "params, latency"."""
+    if point["target"] is None:
+        return "channels"
+    return ", ".join(limit.rpartition(" ")[0] for limit in point["target"].split(", "))
 
 
 def goal(point: Point) -> str:

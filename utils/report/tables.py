@@ -7,8 +7,7 @@ from typing import Any
 
 from utils.report import table
 from utils.report.compare import Contest, Difference, is_control, paired
-from utils.report.knee import limited
-from utils.report.label import again, common, labels, parts, penalty, regime, uncut
+from utils.report.label import again, common, labels, limited, parts, penalty, regime, uncut
 from utils.report.origins import commit, letters
 from utils.report.render import Column, Table
 from utils.report.story import Story

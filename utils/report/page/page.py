@@ -4,7 +4,7 @@ It loads nothing: data and scripts are inside it, and its template escapes whate
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -20,12 +20,13 @@ from utils.report.plots.curves import curves
 from utils.report.plots.gammas import evolution, gammas
 from utils.report.plots.grid import grid
 from utils.report.plots.layers import layers
-from utils.report.plots.marks import Drawn, bundle, charts_json
+from utils.report.plots.marks import Drawn, Panel, bundle, charts_json
 from utils.report.plots.networks import choices
 from utils.report.plots.ratio import ratio
 from utils.report.story import Story
 
 PRINTED = 60  # lines of tables: two or three sheets
+SHEET = 1400  # pixels of charts: at most two sheets
 
 
 class Plot(NamedTuple):
@@ -115,6 +116,7 @@ def page(story: Story, drawn: Mapping[str, Drawn]) -> str:
         mixed=commits(story.runs),
         environments=environments(story.runs),
         common=common,
+        on_paper=_on_paper,
     )
 
 
@@ -131,6 +133,12 @@ def _printable(*several: list[render.Table]) -> list[list[render.Table]]:
             made.append(replace(one, rows=rows))
         marked.append(made)
     return marked
+
+
+def _on_paper(panels: Sequence[Panel]) -> int:
+    """How many charts of a plot are printed: three, fewer where they are long."""
+    heights = [panel.chart.height for panel in panels[:3]]
+    return max(1, sum(sum(heights[: n + 1]) <= SHEET for n in range(len(heights))))
 
 
 def _json(data: Any) -> Markup:

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from utils.report.knee import limited
-from utils.report.label import UNITS, goal, penalty, uncut
+from utils.report.label import UNITS, goal, limited, penalty, uncut
 from utils.report.story import Story
 from utils.report.summary import Point
 from utils.runs.units import si

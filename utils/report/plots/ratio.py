@@ -4,8 +4,17 @@ from collections.abc import Mapping, Sequence
 
 import altair as alt
 
-from utils.report.knee import limited
-from utils.report.label import TRAINING, family, goal, labels, regime, titles, together, uncut
+from utils.report.label import (
+    TRAINING,
+    family,
+    goal,
+    labels,
+    limited,
+    regime,
+    titles,
+    together,
+    uncut,
+)
 from utils.report.plots import marks
 from utils.report.plots.marks import Drawn, Panel
 from utils.report.plots.networks import but_goal, scored, share, shares
