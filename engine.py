@@ -17,6 +17,7 @@ from utils.runs.folder import Run
 from utils.training import distributed
 from utils.training.hardware import Hardware
 from utils.training.interrupt import Interrupted, interruptible
+from utils.training.method import memory
 from utils.training.progress import EpochProgress
 from utils.training.recipe import Recipe, parameter_groups
 from utils.training.smoothing import Average, soften
@@ -57,7 +58,7 @@ def fit(
         parameter_groups(model, method.weight_decay_on_gamma, recipe.lr_gamma)
     )
     full_lr = [group["lr"] for group in optimizer.param_groups]
-    state = _Progress(average=Average(model, recipe.ema) if recipe.ema else None)
+    state = _Progress(method, Average(model, recipe.ema) if recipe.ema else None)
     if (saved := run.load_resume()) is not None:
         state.restore(saved, model, optimizer)
         print(f"{run.name}: going on at epoch {state.epoch + 1}, step {state.step + 1}")
@@ -154,12 +155,13 @@ def evaluate(model: nn.Module, data: Data, split: Split, hardware: Hardware) -> 
 class _Progress:
     """Where training stands; exactly what has to be saved for it to go on."""
 
+    method: Plain
+    average: Average | None = None
     epoch: int = 0
     step: int = 0
     loss: float | Tensor = 0.0  # sums over this epoch's images
     right: int | Tensor = 0
     images: int = 0
-    average: Average | None = None
 
     def __post_init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
@@ -198,6 +200,7 @@ class _Progress:
             "model": model.state_dict(),
             **({"average": self.average.model.state_dict()} if self.average else {}),
             "optimizer": optimizer.state_dict(),
+            "method": memory(self.method),
             "epoch": self.epoch,
             "step": self.step,
             "sums": [float(self.loss), int(self.right), self.images],
@@ -210,6 +213,7 @@ class _Progress:
         if self.average:
             self.average.model.load_state_dict(saved["average"])
         optimizer.load_state_dict(saved["optimizer"])
+        vars(self.method).update(saved.get("method", {}))  # none in files of before
         self.epoch, self.step, self.rows = saved["epoch"], saved["step"], saved["rows"]
         self.loss, self.right, self.images = saved["sums"]
         if saved["threads"] != torch.get_num_threads():

@@ -1,12 +1,16 @@
 """Every method of conf/method by the user's door; what each score means; one baseline for all."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
+import engine
 from door import config, tiny
+from engine import Interrupted
 from finetune import finetune
 from models.densenet import DenseNet
 from models.mobilenet import MobileNetV2
@@ -51,6 +55,41 @@ def test_every_method_goes_through_the_pipeline(chains, name):
     assert cut["method"] == tuned["method"] == name_of(config("train", f"method={name}").method)
     assert cut["certificate"]["holds"]
     assert 0.45 <= cut["macs"] / trained["macs"] <= 0.5, "equal MACs make them comparable"
+
+
+class Ramp(Slimming):
+    """A method that remembers something: its lambda grows with the steps it has seen."""
+
+    def __init__(self, strength: float = 0.1, **more):
+        super().__init__(strength, **more)
+        self.seen, self.full = [0], strength
+
+    def after_backward(self, model):
+        self.seen[0] += 1
+        self.strength = self.full * self.seen[0] / 4
+        super().after_backward(model)
+
+
+@pytest.mark.parametrize("name", [*METHODS, "slimming method._target_=test_methods.Ramp"])
+def test_every_method_goes_on_from_where_it_was_stopped(tmp_path, monkeypatch, name):
+    def told(folder: str):
+        words = (*f"method={name}".split(), "recipe.strength=0.5", "epochs=2")
+        return tiny("train", tmp_path / folder, *words, "data.num_train=128")
+
+    def step_and_stop(*arguments):
+        steps.append(1)
+        if len(steps) == 3:  # of 4: inside the second epoch
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments)
+
+    whole, real, steps = train(told("whole")), engine._step, []
+    monkeypatch.setattr(engine, "_step", step_and_stop)
+    with pytest.raises(Interrupted):
+        train(told("stopped"))
+    again = train(told("stopped"))
+    assert again.name == whole.name
+    for file in ("metrics.jsonl", "model.pt"):
+        assert (again / file).read_bytes() == (whole / file).read_bytes()
 
 
 def test_networks_trained_without_a_penalty_are_one_and_the_same_run(runs, chains):

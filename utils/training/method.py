@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from hydra.utils import get_object, instantiate
 
 from slimming.methods.base import Plain
@@ -70,6 +71,12 @@ def training_identity(node: Mapping[str, Any], method: Plain, decays: bool) -> d
     return {**arguments, **target, "strength": method.strength, **spared}
 
 
+def memory(method: Plain) -> dict[str, Any]:
+    """What a method keeps in its attributes and a run can save: numbers, words, tensors, and lists,
+    tuples and dicts of them. `vars(method).update(...)` brings it back."""
+    return {name: value for name, value in vars(method).items() if _is_data(value)}
+
+
 def scoring_identity(node: Mapping[str, Any]) -> dict[str, Any]:
     """What of a method can change a cut."""
     return {key: value for key, value in _described(node).items() if key not in PENALTY}
@@ -77,3 +84,11 @@ def scoring_identity(node: Mapping[str, Any]) -> dict[str, Any]:
 
 def _described(node: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in node.items() if key not in WORDS}
+
+
+def _is_data(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_data, (*value, *value.values())))
+    if isinstance(value, list | tuple):
+        return all(map(_is_data, value))
+    return value is None or type(value) in (bool, int, float, str, torch.Tensor)
