@@ -126,7 +126,8 @@ def _costs(
         if mean is not None:
             text = si(mean)
             if whole is not None and not uncut(end) and whole.mean(column):
-                text += f" ({100 * mean / whole.mean(column):.3g} %)"
+                share = 100 * mean / whole.mean(column)
+                text += f" ({share:.{1 if share >= 10 else 2}f} %)"
         texts.append(text)
     return Column(name or column, texts, [end.mean(column) for end in ends], minor=minor)
 
