@@ -32,6 +32,7 @@ from PIL import Image
 session = onnxruntime.InferenceSession("thin.onnx")
 told = {k: json.loads(v) for k, v in session.get_modelmeta().custom_metadata_map.items()}
 height, width = told["input_size"]
+assert all(f"`{key}`" in told["preprocess"] for key in ("input_size", "mean", "std")), "how"
 photo = Image.open("photo.png").convert("RGB")
 scale = max(height / photo.height, width / photo.width)
 photo = photo.resize((round(scale * photo.width), round(scale * photo.height)), 2)

@@ -16,6 +16,12 @@ from slimming.checkpoint import write_atomically
 from slimming.surgery.builder import reason_of
 
 KEY = "network-slimming"  # under which the file says what it is, in its metadata
+# How the other keys make a photo an input; said where mean and std are.
+PREPROCESS = (
+    "a photo is scaled (bilinear) until both sides are `resize`, or without it `input_size`, or "
+    "more; its centre of `input_size` (height, width) is cut out; values in 0..1, minus `mean`, "
+    "over `std`, channels first, are the input"
+)
 
 
 def convert(model: nn.Module, input_shape: Sequence[int]) -> Any:
@@ -55,7 +61,8 @@ def save(path: Path, program: Any, facts: Mapping[str, Any], told: Mapping[str, 
     graph = program.model.graph
     for noted in (graph, *graph, *graph.initializers.values()):
         noted.metadata_props.clear()  # traces of torch's and the user's files, with their paths
-    for key, value in {KEY: facts, **told}.items():
+    how = {"preprocess": PREPROCESS} if "mean" in told else {}
+    for key, value in {KEY: facts, **told, **how}.items():
         program.model.metadata_props[key] = json.dumps(value)
     data = program.model_proto.SerializeToString()
     write_atomically(path, lambda file: file.write(data))
