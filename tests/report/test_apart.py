@@ -4,9 +4,10 @@ import pytest
 
 from made_up import chain, run, story
 from utils.report import tables
-from utils.report.label import label, regime
+from utils.report.label import label
 from utils.report.plots.gammas import gammas
 from utils.report.story import Story
+from utils.report.together import regime
 
 PLAIN = "slimming.methods.slimming.Slimming"
 

@@ -48,6 +48,7 @@ def test_seeds_are_one_group_whichever_script_made_the_stages(chains):
         ("model.width=0.125", "train: model.width", [0.0625, 0.125]),
         ("method.mode=proximal", "train: method.mode", ["subgradient", "proximal"]),
         ("hardware.precision=bf16", "train: precision", ["fp32", "bf16"]),
+        ("hardware.channels_last=false", "finetune: channels_last", [None, False]),
         ("ratio=0.4", "prune: ratio", [0.5, 0.4]),
         ("combine=sum", "prune: combine", ["max", "sum"]),
         ("finetune.epochs=2", "finetune: epochs", [1, 2]),

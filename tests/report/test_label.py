@@ -7,8 +7,9 @@ from made_up import chain, read, run, story
 from utils.report import groups, tables
 from utils.report.compare import contests
 from utils.report.knee import sweeps
-from utils.report.label import common, goal, label, labels, regime
+from utils.report.label import common, goal, label, labels
 from utils.report.page import content
+from utils.report.together import regime
 
 ALL = ROOT / "results"
 GOALS = ({"ratio": 0.3}, {"ratio": 0.5}, {"target": {"macs": 0.5}}, {"target": {"params": 0.2}})

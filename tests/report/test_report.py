@@ -245,6 +245,7 @@ def test_a_mean_is_over_seeds_and_nothing_else():
         ({"config": {"data": {"_target_": "x", "pad": 3}}}, "data.pad 3"),
         ({"config": {"model": {"depth": 7}}}, "model.depth 7"),
         ({"precision": "bf16"}, "precision bf16"),
+        ({"config": {"hardware": {"compile": True}}}, "compile True"),
         ({"seed": 0}, "t2"),
     ],
 )

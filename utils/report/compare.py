@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import mean, stdev
 
-from utils.report.label import family, labels, titles, together
+from utils.report.label import labels, titles
 from utils.report.summary import Point
+from utils.report.together import family, together
 
 REFERENCE = "slimming"
 LEAST = 3  # seeds: two that happen to agree have an interval of any width

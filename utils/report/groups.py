@@ -53,8 +53,14 @@ def settings(run: Run) -> dict[str, Any]:
     if isinstance(asked.get("recipe"), Mapping):
         asked["recipe"] = _without({**OFF, **asked["recipe"]}, SCHEDULED)
     asked["dataset"], asked["network"] = run.get("dataset"), run.get("model")
+    hardware = config.get("hardware") or {}
     # Of older runs only the wish is known, such as "auto".
-    asked["precision"] = run.get("precision") or (config.get("hardware") or {}).get("precision")
+    asked["precision"] = run.get("precision") or hardware.get("precision")
+    asked["channels_last"] = hardware.get("channels_last")  # null: decided per network
+    if stage != "prune":
+        asked["compile"] = hardware.get("compile") or None
+        on_gpu = run.get("device") == "cuda"  # a CPU is deterministic anyway
+        asked["deterministic"] = (on_gpu and hardware.get("deterministic")) or None
     for key in ("processes", "sync_batchnorm"):  # of a training under torchrun
         asked[key] = run.get(key)
     if not run.get("parent") and config.get("ckpt"):  # somebody's file: its weights may differ

@@ -11,8 +11,9 @@ from functools import cached_property
 from math import sqrt
 from typing import Any
 
-from utils.report.label import again, goal, labels, limited, regime, titles, together, uncut
+from utils.report.label import again, goal, labels, limited, titles, uncut
 from utils.report.summary import Line, Point
+from utils.report.together import regime, together
 
 
 @dataclass(frozen=True)

@@ -1,80 +1,18 @@
-"""One name for a network, and one key for what may stand beside it.
+"""One name for a network: how tables, plots and pages call it, alone (`label`) or among others."""
 
-`label` is how tables, plots and pages call a network. `together` is what networks have in common
-that share a mean, a line, a pair, a front or a panel: all settings but the seed, and but those
-along which they are meant to differ.
-"""
-
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 from utils.report import groups, table
 from utils.report.summary import Point
+from utils.report.together import TRAINING, kept, regime
 from utils.runs.units import si
 
-# What an axis of a comparison lets differ: beginnings of the names that `groups.of_chain` gives.
-AXES = {
-    "lambda": ("train: strength", "train: method"),  # how strong a penalty, and how it is put on
-    "method": ("prune: method", "prune: scope"),  # which channels
-    "goal": ("prune: ratio", "prune: target"),  # how many of them
-    "repair": ("prune: compensate", "prune: images", "prune: recalibrate"),
-    "control": ("finetune: scratch", "finetune: epochs"),
-    "cut": ("prune: ",),  # all of it
-    "after": ("finetune: ",),
-    "stages": ("stages",),
-}
-TRAINING = ("lambda", "cut", "after", "stages")  # what is left is how the network was trained
 PARTS = ("network", "recipe", "training", "lambda", "method", "cut", "pass", "repair", "then")
 PARTS += ("epochs",)
 UNSEEN = "its training isn't here"
 OF_CUTS = {"method", "repair", "then"}
 UNITS = {"macs": "MACs", "params": "parameters", "latency": "time"}
-
-
-@lru_cache(1 << 17)  # a page asks for each point again and again
-def together(point: Point, *axes: str) -> str:
-    """Equal for points that may stand together, and for no others.
-
-    Args:
-        axes: names of AXES: in what they may differ besides their seed.
-    """
-    return groups.as_key(_kept(point, axes))
-
-
-def _kept(point: Point, axes: Sequence[str]) -> dict[str, Any]:
-    free = tuple(start for axis in axes for start in AXES[axis])
-    # Where a cut and all that follows may differ, so may the trainings of later passes.
-    later = _later(point.settings["stages"]) if {"cut", "after", "stages"} <= {*axes} else ()
-    return {
-        name: value
-        for name, value in point.settings.items()
-        if not _first_pass(name).startswith(free) and not name.startswith(later)
-    }
-
-
-def _later(stages: Sequence[str]) -> tuple[str, ...]:
-    """How the settings of trainings begin that came after the first cut: "train 2: "."""
-    first = next((i for i, stage in enumerate(stages) if stage != "train"), len(stages))
-    return tuple(f"train {n}: " for n in range(first + 1, stages.count("train") + 1))
-
-
-def regime(point: Point) -> str:
-    """Equal for points whose networks were trained alike but for the penalty."""
-    return together(point, *TRAINING)
-
-
-def _first_pass(name: str) -> str:
-    return re.sub(r"^(\w+) \d+: ", r"\1: ", name)
-
-
-def family(points: Iterable[Point], *axes: str) -> dict[str, list[Point]]:
-    """The points that may stand together, by their key, in their order."""
-    found: dict[str, list[Point]] = {}
-    for point in points:
-        found.setdefault(together(point, *axes), []).append(point)
-    return found
 
 
 def labels(points: Sequence[Point]) -> dict[Point, str]:
@@ -144,9 +82,9 @@ def _by(several: Sequence[Sequence[Point]]) -> list[list[str]]:
 
 def _constant(several: Sequence[Sequence[Point]]) -> list[list[str]]:
     """Settings that differ between panels and within none, at most three."""
-    vary = {name for own in several for name in groups.differing([_kept(p, ()) for p in own])}
+    vary = {name for own in several for name in groups.differing([kept(p, ()) for p in own])}
     settings = [
-        {name: value for name, value in _kept(own[0], ()).items() if name not in {*vary, "stages"}}
+        {name: value for name, value in kept(own[0], ()).items() if name not in {*vary, "stages"}}
         for own in several
     ]
     found = _first_three(groups.differing(settings))
@@ -196,7 +134,7 @@ def _unique(several: Sequence[Point]) -> list[list[str]]:
 
 def _apart(several: Sequence[Point], axes: Sequence[str] = ()) -> list[list[str]]:
     """The settings in which points differ, at most three: "8 epochs", "data.val_size 5000"."""
-    settings = [_kept(point, ["stages", *axes]) for point in several]
+    settings = [kept(point, ["stages", *axes]) for point in several]
     known = [own for own in settings if "unseen" not in own]
     found = groups.differing(known) if known else {}
     found = _first_three(found)

@@ -8,8 +8,9 @@ from typing import Any
 from utils.report import groups, table
 from utils.report.compare import Contest, contests
 from utils.report.knee import Sweep, sweeps
-from utils.report.label import labels, regime
+from utils.report.label import labels
 from utils.report.summary import Line, Point, lines, points
+from utils.report.together import regime
 
 
 @dataclass(frozen=True)

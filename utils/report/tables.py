@@ -7,11 +7,12 @@ from typing import Any
 
 from utils.report import table
 from utils.report.compare import Contest, Difference, is_control, paired
-from utils.report.label import again, common, labels, limited, parts, penalty, regime, uncut
+from utils.report.label import again, common, labels, limited, parts, penalty, uncut
 from utils.report.origins import commit, letters
 from utils.report.render import Column, Table
 from utils.report.story import Story
 from utils.report.summary import Line, Point
+from utils.report.together import regime
 from utils.runs.units import duration, si
 
 ACCURACY = "Accuracy in %, of the last epoch; ± is the standard deviation over n seeds."

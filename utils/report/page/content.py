@@ -4,11 +4,12 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from utils.report.label import label, regime, uncut
+from utils.report.label import label, uncut
 from utils.report.origins import commit
 from utils.report.story import Story
 from utils.report.summary import Point
 from utils.report.table import machine
+from utils.report.together import regime
 from utils.runs.results import STAGES
 from utils.runs.units import duration, si
 

@@ -6,12 +6,13 @@ from zlib import crc32
 
 import altair as alt
 
-from utils.report.label import regime, titles, uncut
+from utils.report.label import titles, uncut
 from utils.report.plots import marks
 from utils.report.plots.marks import Drawn, Panel, Row
 from utils.report.plots.networks import scored
 from utils.report.story import Story
 from utils.report.summary import Point
+from utils.report.together import regime
 
 COSTS = {"macs": "MACs per image", "params": "parameters", "latency_64_ms": "ms for a batch of 64"}
 BELOW = 10  # points; what lies further below the best would squeeze all others together

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 import altair as alt
 import numpy as np
 
-from utils.report.label import labels, regime, titles
+from utils.report.label import labels, titles
 from utils.report.plots import marks
 from utils.report.plots.marks import Drawn, Panel, Row
 from utils.report.plots.networks import but_goal, facts
 from utils.report.story import Story
 from utils.report.summary import Point
+from utils.report.together import regime
 from utils.runs.results import metrics
 
 COLUMNS = {"train/loss", "train/accuracy"}

@@ -3,12 +3,13 @@
 import altair as alt
 
 from utils.report.knee import Sweep
-from utils.report.label import family, goal, penalty, together, uncut
+from utils.report.label import goal, penalty, uncut
 from utils.report.plots import marks
 from utils.report.plots.marks import Drawn, Panel
 from utils.report.plots.networks import but_goal, facts, share, shares
 from utils.report.story import Story
 from utils.report.summary import Point
+from utils.report.together import family, together
 
 BELOW = 10  # points; what is further below the best gets the darkest colour
 MISSING = (

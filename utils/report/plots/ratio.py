@@ -4,22 +4,13 @@ from collections.abc import Mapping, Sequence
 
 import altair as alt
 
-from utils.report.label import (
-    TRAINING,
-    family,
-    goal,
-    labels,
-    limited,
-    regime,
-    titles,
-    together,
-    uncut,
-)
+from utils.report.label import goal, labels, limited, titles, uncut
 from utils.report.plots import marks
 from utils.report.plots.marks import Drawn, Panel
 from utils.report.plots.networks import but_goal, scored, share, shares
 from utils.report.story import Story
 from utils.report.summary import Point
+from utils.report.together import TRAINING, family, regime, together
 
 MISSING = "Nothing was cut by a share here: `python pipeline.py -m ratio=0.3,0.5,0.7` does."
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
