@@ -135,3 +135,25 @@ def test_a_recipe_that_was_changed_by_hand_says_how():
     told = story(run("a", recipe="fast*", recipe_changes=changes))
     (made,) = tables.results(told)
     assert "fast* recipe (batch_size 32, optimizer.lr 0.01, mixup 0.2 and 1 more)" in made.title
+
+
+def test_a_training_by_a_method_of_ones_own_is_called_by_its_name():
+    def trained(name: str, target: str) -> dict:
+        return run(name, config={"method": {"_target_": target, "name": name, "mode": "x"}})
+
+    told = story(
+        trained("slimming", "slimming.methods.slimming.Slimming"), trained("ramp", "my_pkg.Ramp")
+    )
+    assert {*told.names.values()} == {"λ 0.01", "λ 0.01, trained by ramp"}
+
+
+def test_a_schedule_is_called_by_its_own_name():
+    def scheduled(name: str) -> dict:
+        recipe = {"schedule": {"_target_": f"my_pkg.waves.{name}"}}
+        changes = {"recipe": "fast*", "recipe_changes": {"schedule._target_": f"my_pkg.{name}"}}
+        return run(name, config={"recipe": recipe}, **changes)
+
+    told = story(scheduled("sawtooth"), scheduled("triangle"))
+    assert {*told.names.values()} == {
+        "fast* recipe (schedule sawtooth)", "fast* recipe (schedule triangle)"
+    }  # fmt: skip

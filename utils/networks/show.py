@@ -17,11 +17,15 @@ def show_plan(
     model: nn.Module, graph: ChannelGraph, scores: Mapping[str, Tensor], keep: Plan
 ) -> None:
     """Per layer: quantiles of |gamma|, channels kept; then what the whole cut would cost."""
+    console = Console()
+    wide = console.width >= 100
     table = Table(title="Before the cut: |gamma| per BatchNorm, and what stays")
-    table.add_column("layer", no_wrap=True)
-    for name in ("min", "25 %", "median", "75 %", "max", f"< {SMALL:g}", "kept"):
-        table.add_column(name, justify="right", no_wrap=True)
-    points = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0])
+    table.add_column("layer", overflow="fold")  # numbers are never cut
+    quartiles = ("min", "25 %", "median", "75 %", "max") if wide else ("min", "median", "max")
+    for name in (*quartiles, f"< {SMALL:g}", "kept"):
+        least = 11 if name == "kept" else 6
+        table.add_column(name, justify="right", no_wrap=name != "kept", min_width=least)
+    points = torch.linspace(0, 1, len(quartiles))
     for gate, ids in graph.gates.items():
         gamma = model.get_submodule(gate).weight.detach().abs().float().cpu()
         kept = len(keep[gate])
@@ -33,7 +37,6 @@ def show_plan(
             f"{(gamma < SMALL).float().mean():.0%}",
             f"{kept} / {len(ids)}{note}",
         )
-    console = Console()
     console.print(table)
     for norm, reason in graph.fixed.items():
         console.print(f"{norm} stays at full width: {reason}", highlight=False)

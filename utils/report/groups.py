@@ -195,6 +195,13 @@ def say(found: Mapping[str, Sequence[Any]], most: int = 5) -> str:
     return ", ".join(said[:most]) + (f" and {len(said) - most} more" if len(said) > most else "")
 
 
+def told(name: str, setting: Any) -> str:
+    """ "batch_size 32"; a class or function by its own name: "schedule cosine"."""
+    if name.endswith("_target_"):
+        name, setting = name.removesuffix("_target_").rstrip("."), str(setting).rpartition(".")[2]
+    return f"{name} {value(setting)}"
+
+
 def value(setting: Any) -> str:
     """A setting as text; "-" for what is off, or wasn't there."""
     return "-" if setting is None else str(setting)

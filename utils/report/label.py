@@ -150,7 +150,7 @@ def _first_three(names: Iterable[str]) -> list[str]:
 
 def _said(name: str, setting: Any) -> str:
     name = name.partition(": ")[2] or name
-    return _epochs(setting) if name == "epochs" else f"{name} {groups.value(setting)}"
+    return _epochs(setting) if name == "epochs" else groups.told(name, setting)
 
 
 def _epochs(number: float | None) -> str:
@@ -165,7 +165,7 @@ def _parts(point: Point) -> dict[str, str]:
     said = {
         "network": f"{point['network']} on {point['data']}",
         "recipe": f"{point['recipe']} recipe" + (f" ({changes})" if changes else ""),
-        "lambda": penalty(point),
+        "lambda": penalty(point) + _trained_by(point),
         "method": "" if uncut(point) else point["method"],
         "cut": goal(point),
         "pass": f"pass {point['pass']:g}" if point["pass"] > 1 else "",
@@ -179,6 +179,15 @@ def _parts(point: Point) -> dict[str, str]:
 
 def penalty(point: Point) -> str:
     return f"λ {point['lambda']:g}" if point["lambda"] else "no penalty"
+
+
+def _trained_by(point: Point) -> str:
+    """ ", trained by polarization", where that isn't the paper's way, or none at all."""
+    target = str(point.settings.get("train: method._target_") or "")
+    if not target or target.endswith(".Slimming"):
+        return ""
+    asked = (point.chain[0].get("config") or {}).get("method") or {}
+    return f", trained by {asked.get('name') or target.rpartition('.')[2]}"
 
 
 def uncut(point: Point) -> bool:

@@ -225,7 +225,7 @@ def _steps(path: Sequence[Run]) -> list[tuple[str, dict[str, float], frozenset[s
 
 def changed(changes: Mapping[str, Any] | None) -> str:
     """What was changed of a recipe by hand: "batch_size 32, optimizer.lr 0.1"; or ""."""
-    said = [f"{key} {groups.value(value)}" for key, value in (changes or {}).items()]
+    said = [groups.told(key, value) for key, value in (changes or {}).items()]
     return ", ".join(said[:3]) + (f" and {len(said) - 3} more" if len(said) > 3 else "")
 
 

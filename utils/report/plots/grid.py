@@ -109,7 +109,10 @@ def _grid(sweep: Sweep) -> alt.LayerChart:
     scale = alt.Scale(
         scheme="cividis", clamp=True, domain=[low, top] if low < top else [low - 1, top]
     )
-    bar = alt.Legend(title=f"{called} accuracy in %", gradientLength=180, direction="horizontal")
+    below = f", {low:.0f} and below alike" if min(values) < low else ""
+    bar = alt.Legend(
+        title=f"{called} accuracy in %{below}", gradientLength=180, direction="horizontal"
+    )
     boxes = chart.mark_rect(cornerRadius=3).encode(alt.Color("value:Q", scale=scale, legend=bar))
     frame = chart.mark_rect(fillOpacity=0, stroke=marks.RED, strokeWidth=4, cornerRadius=3)
     words = chart.mark_text(fontSize=13).encode(
