@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from slimming.graph import ChannelGraph
-from slimming.methods.base import Batch, Method
+from slimming.methods.base import Plain
 
 
-class Random(Method):
+class Random(Plain):
     """Ordinary training, and scores that know nothing; `torch.manual_seed` repeats them."""
 
     def scores(
-        self, model: nn.Module, graph: ChannelGraph, batches: Iterable[Batch] = ()
+        self, model: nn.Module, graph: ChannelGraph, batches: Iterable[Tensor] = ()
     ) -> dict[str, Tensor]:
         """{gate: uniform random numbers, the same for channels that are cut together}."""
         values = torch.rand(graph.num_channels, dtype=torch.float64)

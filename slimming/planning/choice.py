@@ -1,15 +1,13 @@
 """How many channels each layer loses when so many go: floors, branches and widths respected."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 
 from slimming.graph import ChannelGraph
-from slimming.planning.names import named
 from slimming.planning.ranking import Ranking
 from slimming.planning.rounding import Rounding, rounded, settle, widths
 
-Floor = float | Mapping[str, float]
 Removed = list[int]  # channels that each layer loses, the weakest first
 
 
@@ -18,14 +16,14 @@ class Choice:
 
     Args:
         floor, refill, round_to, rounding: as in `plan`.
-        bypass: branches may go as a whole; else no layer goes.
+        branches: those that may go as a whole, or None: then no layer goes.
     """
 
     def __init__(
         self,
         graph: ChannelGraph,
         ranking: Ranking,
-        floor: Floor,
+        floor: float,
         refill: bool,
         round_to: int,
         rounding: Rounding,
@@ -33,7 +31,7 @@ class Choice:
     ):
         self.ranking, self.refill = ranking, refill
         self.multiple, self.rounding = round_to, rounding
-        self.floors = [_floor(ranking, layer, floor) for layer in range(len(ranking.layers))]
+        self.floors = [_least(size, floor) for size in ranking.sizes]
         self.options: list[Sequence[int]] = [
             widths(size, low, round_to, rounding) if round_to > 1 else range(low, size + 1)
             for size, low in zip(ranking.sizes, self.floors)
@@ -98,28 +96,16 @@ class Choice:
         return removed, saved
 
 
-def _floor(ranking: Ranking, layer: int, floor: Floor) -> int:
-    """The least this layer keeps."""
-    own = ranking.layers[layer]
-    if layer in ranking.stay:
-        return own.size
-    if not isinstance(floor, Mapping):
-        return _least(own.size, floor)
-    fits = [low for glob, low in floor.items() if any(named(glob, name) for name in own.names)]
-    return max([1, *(_least(own.size, low) for low in fits)])
-
-
 def _least(size: int, floor: float) -> int:
     low = math.ceil(Decimal(str(floor)) * size) if floor < 1 else int(floor)
     return min(size, max(1, low))
 
 
 def _branches(graph: ChannelGraph, ranking: Ranking) -> dict[int, list[int]]:
-    """{layer: all layers of the branch it is in}, of branches that may go."""
+    """{layer: all layers of the branch it is in}."""
     found: dict[int, list[int]] = {}
     for branch in graph.branches:
         inside = set(branch.gates)
-        layers = [layer for layer, own in enumerate(ranking.layers) if inside & set(own.gates)]
-        if not ranking.stay & set(layers):
-            found.update(dict.fromkeys(layers, layers))
+        layers = [layer for layer, gates in enumerate(ranking.gates) if inside & set(gates)]
+        found.update(dict.fromkeys(layers, layers))
     return found

@@ -9,7 +9,6 @@ from door import ROOT, TINY, shell
 from terminal import refusal
 
 SCRIPTS = ("train", "prune", "finetune", "pipeline", "evaluate", "export", "report")
-SCRIPTS += ("sensitivity",)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -47,7 +46,7 @@ def test_a_misspelt_command_line_is_explained(arguments, words):
         ("+recipe.schedule.warmup=abc", "recipe.schedule.warmup is a share, 0 <= warm"),
         ("hardware.threads=abc", "hardware.threads is a whole number from 1 on; got 'abc'"),
         ("method.strength=abc", "method.strength (lambda) is a number"),
-        ("epochs=-1", "training needs epochs, from 0 (none at all) on"),
+        ("epochs=0", "training needs at least 1 epoch"),
         ("data.val_size=abc", "data.val_size is a whole number; got 'abc'"),
     ],
 )
