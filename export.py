@@ -28,7 +28,7 @@ from torch import nn
 from slimming import checkpoint as artifact
 from slimming.checkpoint import Checkpoint
 from slimming.surgery.fold import fold
-from utils.exports import onnx_file, parity, standalone, timing
+from utils.exports import advice, onnx_file, parity, standalone, timing
 from utils.exports.folders import without_folders, word_without_folders
 from utils.networks.cost import count_macs
 from utils.runs.environment import command
@@ -39,9 +39,10 @@ TRAINABLE, DEPLOYED = (".safetensors", ".pt"), (".onnx", ".py")
 
 
 def export(cfg) -> dict:
-    """Write `to`, if it passes its check -> {"path", "bytes", "difference", "latency"}.
+    """Write `to`, if it passes its check -> {"path", "bytes", "difference", "latency", "advice"}.
 
-    `difference` is the largest one to the source's outputs, relative to their largest magnitude.
+    `difference` is the largest one to the source's outputs, relative to their largest magnitude;
+    `advice` says where the file is slower than need be.
     """
     path = find_parent(cfg.ckpt, cfg.runs_dir, lambda result: True, "run `python train.py` first")
     to = _destination(cfg, path)
@@ -66,8 +67,8 @@ def export(cfg) -> dict:
     print(f"{to}: {size:,} bytes; its outputs differ by {difference:.1e} (relative)")
     if len(files) > 1:
         print(f"{to.name} reads {files[0].name}, which lies beside it: take both along")
-    times = _latency(cfg, to, checkpoint, source) if cfg.latency else None
-    return {"path": to, "bytes": size, "difference": difference, "latency": times}
+    found = {"path": to, "bytes": size, "difference": difference, "latency": None, "advice": []}
+    return found | (_latency(cfg, to, checkpoint, source) if cfg.latency else {})
 
 
 def _destination(cfg, source: Path) -> Path:
@@ -114,14 +115,26 @@ def _writer(
         return module.open_file(path)
 
     def write_trainable(path: Path, facts: dict):
-        weights = {
-            name: tensor.half() if cfg.half and tensor.is_floating_point() else tensor
-            for name, tensor in checkpoint.weights.items()
-        }
-        artifact.save(path, replace(checkpoint, weights=weights))
+        artifact.save(path, _halved(checkpoint, to) if cfg.half else checkpoint)
         return artifact.load(path, tuple(cfg.allow))
 
     return write_deployed if to.suffix in DEPLOYED else write_trainable
+
+
+def _halved(checkpoint: Checkpoint, to: Path) -> Checkpoint:
+    """With float16 weights, which are float32 again once they are loaded.
+
+    Raises:
+        RuntimeError: one is too large for that.
+    """
+    weights = {
+        name: tensor.half() if tensor.is_floating_point() else tensor
+        for name, tensor in checkpoint.weights.items()
+    }
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise RuntimeError(f"{to} was not written: '{name}' is beyond float16; try half=false")
+    return replace(checkpoint, weights=weights, dtype="float32")
 
 
 def _facts(cfg, checkpoint: Checkpoint, source: nn.Module) -> dict[str, Any]:
@@ -145,7 +158,14 @@ def _latency(cfg, to: Path, checkpoint: Checkpoint, source: nn.Module) -> dict[s
     shapes = [{k: t.shape for k, t in m.state_dict().items()} for m in (dense, source)]
     networks = {"this": source} if shapes[0] == shapes[1] else {"dense": dense, "thin": source}
     written = to if to.suffix == ".onnx" else None
-    return timing.compare(networks, checkpoint.input_shape, written)
+    shape = checkpoint.input_shape
+    times, said = timing.compare(networks, shape, written), []
+    if "thin" in networks:
+        runtime = "torch" if written is None else "onnxruntime"
+        said = advice.sentences(times, runtime, dense, source, checkpoint.keep, shape)
+    for sentence in said:
+        print(f"note: {sentence}")
+    return {"latency": times, "advice": said}
 
 
 @script("export")

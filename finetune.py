@@ -1,4 +1,4 @@
-"""Stage 3. Train the thin network: the same loop, without a penalty.
+"""Stage 3. Train the thin network: the same loop, without a penalty unless method= brings one.
 
     python finetune.py                                  # the newest cut
     python finetune.py ckpt=runs/<name> scratch=E       # the same shape from new weights
@@ -14,6 +14,7 @@ if __name__ == "__main__":  # --help doesn't wait for what is imported next
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.utils import instantiate
@@ -21,16 +22,24 @@ from torch import nn
 
 import stages
 from engine import fit
-from slimming.checkpoint import build, restore
-from slimming.methods.base import Plain
+from slimming.checkpoint import build, compose, restore
+from slimming.methods.base import Method
+from slimming.methods.keep_zeros import KeepZeros
+from slimming.modules.selection import name_in
+from slimming.surgery import masks
 from utils.cli import configured
+from utils.data import Data
 from utils.data.seeding import mix
 from utils.networks.cost import count_macs
 from utils.networks.own_code import source_of
 from utils.runs.folder import Run
 from utils.runs.parent import Parent, find_parent
+from utils.training.method import decays_gammas, decided, make, name_of, training_identity
+from utils.training.recipe import Recipe
 
 SCRATCH = ("none", "E", "B")
+PLAIN = {"_target_": f"{Method.__module__}.{Method.__qualname__}"}
+KEEPING = {"_target_": f"{KeepZeros.__module__}.{KeepZeros.__qualname__}"}
 
 
 def finetune(cfg) -> Path:
@@ -60,16 +69,17 @@ def describe(cfg, parent: Parent | None = None) -> stages.Stage:
     seed = parent.facts.get("seed", 0) if cfg.seed is None else cfg.seed
     if cfg.scratch != "none":
         recipe = replace(recipe, epochs=_scratch_epochs(cfg.scratch, parent, allow))
+    method, trained, called = _method(cfg, parent, recipe, data)
     # What it is called.
     run = Run(
         cfg.runs_dir,
         "finetune",
-        f"{parent.row}-{'ft' if cfg.scratch == 'none' else f'scratch{cfg.scratch}'}",
+        "-".join([parent.row, "ft" if cfg.scratch == "none" else f"scratch{cfg.scratch}", *called]),
         seed,
         {
             "parent": parent.identity,
             **parent.source(allow),
-            "method": source_of(Plain),
+            "method": trained,
             "data": configured.data_identity(data),
             "recipe": {**configured.recipe_identity(cfg, data), "epochs": recipe.epochs},
             "scratch": cfg.scratch,
@@ -91,13 +101,14 @@ def describe(cfg, parent: Parent | None = None) -> stages.Stage:
         model = start.model(allow, data, hardware)
         if cfg.scratch != "none":
             _start_over(model, start, seed, allow)
-        model = fit(model, data, recipe, Plain(), run, hardware, logger, seed)
+        model, keep = fit(model, data, recipe, method, run, hardware, logger, seed)
         return stages.Outcome(
             model,
-            start.extended(entry),
+            start.extended(entry, compose(start.checkpoint.keep, keep)),
             {
                 **stages.facts(run, seed, data, hardware, parent.checkpoint.target, parent),
                 "scratch": cfg.scratch,
+                **({"finetune_method": called[0]} if called else {}),
                 **configured.recipe_facts(cfg, "finetune_recipe"),
                 "epochs": recipe.epochs,
                 "accuracy": stages.accuracies(model, data, hardware),
@@ -108,6 +119,37 @@ def describe(cfg, parent: Parent | None = None) -> stages.Stage:
     return stages.Stage(run, work, check, leaves, seed, parent, hardware, data, recipe.epochs)
 
 
+def _method(
+    cfg, parent: Parent, recipe: Recipe, data: Data
+) -> tuple[Method, dict[str, Any], list[str]]:
+    """How to train: as asked, or as it keeps the network what it is: zeros that a training left on
+    purpose stay zero.
+
+    Returns:
+        The method; what of it is in the hash; what is in the name: nothing, unless it was asked for
+        and is another one than it would be.
+    """
+    usual = KEEPING if _is_masked(parent) else PLAIN
+    node = configured.plain(cfg.method) or usual
+    node = node.get("method", node)  # a yaml that sets options of the cut, too
+    if "_target_" not in node:
+        option = "finetune.method" if "finetune" in cfg else "method"
+        raise ValueError(f"{option}.{next(iter(node))} is said of no method: add {option}=NAME")
+    asked = decided(node, recipe, data.steps(recipe.batch_size), cfg.recipe.get("reach"))
+    found = []
+    for of in (asked, usual):
+        method = make(of)
+        plainly = method.trains_plainly and decays_gammas(method)
+        identity = training_identity(of, method, configured.decays(cfg))
+        found.append((method, source_of(Method) if plainly else identity))
+    (method, identity), (_, before) = found
+    return method, identity, [] if identity == before else [name_of(asked)]
+
+
+def _is_masked(parent: Parent) -> bool:
+    return any(entry.get("masked") for entry in parent.checkpoint.history)
+
+
 def _is_cut(result: dict) -> bool:
     return result["stage"] == "prune"
 
@@ -116,12 +158,15 @@ def _start_over(model: nn.Module, parent: Parent, seed: int, allow: tuple) -> No
     """New weights: those that the dense network would start from, cut to the thin shape."""
     torch.manual_seed(mix(seed, "initial weights", "scratch"))
     checkpoint = parent.checkpoint
-    fresh = build(checkpoint.target, checkpoint.arguments, allow).state_dict()
+    kept = masks.zeros(model) if _is_masked(parent) else {}
+    dense = build(checkpoint.target, checkpoint.arguments, allow).state_dict()
+    fresh = {name_in(model, name): tensor for name, tensor in dense.items()}
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             new = fresh[name] if name in fresh else torch.zeros_like(tensor)
             if not name.endswith(".index"):  # which channels are selected is part of the shape
                 tensor.copy_(new[tuple(slice(size) for size in tensor.shape)])
+    masks.apply(model, kept)
 
 
 def _scratch_epochs(scratch: str, parent: Parent, allow: tuple) -> int:

@@ -4,6 +4,7 @@
     python prune.py method=l1_norm                      # another way to choose: the newest training
     python prune.py ckpt=runs/<name> ratio=0.5 dry_run=true
     python prune.py target.macs=0.5                     # whatever it takes to halve the MACs
+    python prune.py exclude=[layer4.*,fc1]              # these stay whole
 
 Reads one checkpoint, writes one checkpoint. Shows what each layer would lose before it cuts, and
 proves that the thin network computes what the masked one computes.
@@ -25,23 +26,29 @@ from torch import nn
 import stages
 from slimming import ChannelGraph, Plan, compensate, mask, plan, recalibrate, slim, trace, verify
 from slimming.checkpoint import compose
-from slimming.graph.graph import check_coupled
+from slimming.graph.trace import check_coupled
 from slimming.planning.budget import check_target
+from slimming.planning.names import patterns
 from slimming.planning.planner import check_options, check_ratio
 from slimming.repair.compensate import check_compensation
+from slimming.repair.consumers import out_of_reach
+from slimming.repair.refit import GROWTH, GROWTH_BEFORE_TUNING, check_growth
 from utils.cli import configured, sweep
 from utils.data import Data
 from utils.data.seeding import mix
-from utils.networks.cost import latency
+from utils.exports.runtimes import RUNTIMES, check_runtime, prepare, timed_against
 from utils.networks.show import show_accuracies, show_cut, show_plan
 from utils.runs.folder import Run
 from utils.runs.parent import Parent, find_parent
+from utils.training.hardware import Hardware
 from utils.training.method import check_needs, make, name_of, scoring_identity
 
 IMAGES = 2048  # as in conf/cut.yaml
 RATIO = 0.7  # unless a ratio or a target is given
 # Options of a cut and the value at which they say nothing in a run's name.
 PLAINEST = {
+    "exclude": None,
+    "only": None,
     "floor": 1,
     "refill": True,
     "round_to": 1,
@@ -73,17 +80,20 @@ def describe(cfg, parent: Parent | None = None) -> stages.Stage:
     check_needs(method, cfg)
     if parent is None:
         advice = "run `python train.py` first"
-        parent = Parent.open(find_parent(cfg.ckpt, cfg.runs_dir, _trained_for(method), advice))
+        parent = Parent.open(find_parent(cfg.ckpt, cfg.runs_dir, trained_for(method), advice))
     hardware = instantiate(cfg.hardware)
+    runtime = _runtime(cfg, goal, hardware)
     data = parent.data(configured.plain(cfg.get("data")), hardware)
     seed = parent.facts.get("seed", 0) if cfg.seed is None else cfg.seed
     # What it is called.
     after = {"compensate": cfg.compensate, "recalibrate": min(cfg.recalibrate, len(data.train))}
     seen = {} if cfg.compensate == "none" else {"images": min(cfg.images, len(data.train))}
+    seen |= _growth(cfg)
     run = Run(
         cfg.runs_dir,
         "prune",
-        f"{parent.row}-{_goal_label(goal)}{_options_label(method, cfg.coupled, options, after)}",
+        f"{parent.row}-{_goal_label(goal)}"
+        f"{_options_label(method, cfg.coupled, options, {**after, **runtime})}",
         seed,
         {
             "parent": parent.identity,
@@ -92,6 +102,7 @@ def describe(cfg, parent: Parent | None = None) -> stages.Stage:
             "method": scoring_identity(method),
             "plan": {"_target_": "slimming.plan", **goal, **options},
             **({} if cfg.coupled == "prune" else {"coupled": cfg.coupled}),
+            **runtime,
             "after": {**after, **seen},
             **hardware.numerics,
         },
@@ -104,9 +115,10 @@ def describe(cfg, parent: Parent | None = None) -> stages.Stage:
     # What it would cut; whether it can; what it computes and leaves.
     def planned() -> tuple[nn.Module, ChannelGraph, Plan]:
         model = parent.opened().model(allow, data, hardware)
-        graph, scores = _score(cfg, model, data, seed)
-        measure = _timer(model, graph, data, hardware)
-        keep = plan(graph, scores, **goal, measure=measure, **options)
+        graph, scores = score(cfg, model, data, seed)
+        measure = _timer(cfg, model, graph, data, hardware)
+        wanted = {**goal, "measure": measure, **options}
+        keep = make(method, strength=0.0).choose(model, graph, scores, **wanted)
         if not sweep.is_on():
             show_plan(model, graph, scores, keep)
         return model, graph, keep
@@ -116,15 +128,15 @@ def describe(cfg, parent: Parent | None = None) -> stages.Stage:
         if not start.checkpoint.weights and start.is_thin:
             return  # a second cut: the network isn't known before the first
         model = start.model(allow, data, hardware)
-        graph = trace(model, _example(data, seed), cfg.coupled)
+        graph = trace(model, example(data, seed), cfg.coupled)
         _try_plan(graph, goal, options)
+        prepare(model, runtime.get("runtime", "eager"), data.input_shape, 2)
 
     def work(logger) -> stages.Outcome:
         model, graph, keep = planned()
         thin, cut = _cut(cfg, model, graph, keep, data, hardware, seed)
-        timer = _timer(model, graph, data, hardware, repeats=50)
-        share, over = _time_again(goal, keep, timer)
-        asked = {"ratio": 1 - keep.kept / keep.total, **goal}  # with a target, what it took
+        share, over = _time_again(goal, keep, _timer(cfg, model, graph, data, hardware))
+        asked = {"ratio": keep.ratio, **goal}  # with a target, what it took
         start = parent.opened()
         return stages.Outcome(
             thin,
@@ -137,14 +149,15 @@ def describe(cfg, parent: Parent | None = None) -> stages.Stage:
                 "method": name_of(method),
                 "epochs": None,
                 **after,
+                **_growth(cfg),
                 "plan": {
                     "kept": keep.kept,
                     "total": keep.total,
                     "latency": share,  # of the time, if that was the target
                     "keep": {gate: indices.tolist() for gate, indices in keep.items()},
                 },
-                "shortfalls": [*keep.shortfalls, *over],
                 **cut,
+                "shortfalls": [*keep.shortfalls, *over, *cut["shortfalls"]],
             },
         )
 
@@ -159,7 +172,10 @@ def _options(cfg, goal: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: one is out of range.
     """
-    options = {key: cfg[key] for key in PLAINEST}
+    options = {key: configured.plain(cfg[key]) for key in PLAINEST}
+    for key in ("exclude", "only"):
+        globs = options.pop(key)
+        options |= {key: sorted({*patterns(key, globs)})} if globs else {}
     check_options(**{key: value for key, value in options.items() if key != "refill"})
     check_compensation(cfg.compensate)
     check_coupled(cfg.coupled)
@@ -168,6 +184,10 @@ def _options(cfg, goal: dict[str, Any]) -> dict[str, Any]:
             f"recalibrate and images are numbers of training images; got {cfg.recalibrate} and "
             f"{cfg.images}"
         )
+    if cfg.growth is not None:
+        check_growth(cfg.growth)
+        if cfg.compensate != "refit":
+            print(f"note: growth={cfg.growth:g} changes nothing with compensate={cfg.compensate}")
     if cfg.compensate == "none" and cfg.images != IMAGES:
         print(f"note: images={cfg.images} changes nothing with compensate=none")
     idle = {
@@ -183,7 +203,31 @@ def _options(cfg, goal: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _trained_for(method: dict):
+def _growth(cfg) -> dict[str, float]:
+    """How much refit may let weights grow, where it is asked for."""
+    if cfg.compensate != "refit":
+        return {}
+    default = GROWTH_BEFORE_TUNING if "finetune" in cfg else GROWTH  # a pipeline's config has it
+    return {"growth": default if cfg.growth is None else cfg.growth}
+
+
+def _runtime(cfg, goal: dict[str, Any], hardware: Hardware) -> dict[str, str]:
+    """What times are taken in, where it isn't torch as it is and times are taken at all.
+
+    Raises:
+        ValueError: there is no such runtime here.
+        ImportError: it isn't installed.
+    """
+    if "latency" not in goal.get("target", {}):
+        if cfg.runtime not in RUNTIMES[:1]:
+            check_runtime(cfg.runtime, torch.device("cpu"))
+            print(f"note: runtime={cfg.runtime} changes nothing without target.latency")
+        return {}
+    check_runtime(cfg.runtime, hardware.device)
+    return {} if cfg.runtime == RUNTIMES[0] else {"runtime": cfg.runtime}
+
+
+def trained_for(method: dict):
     """Which finished runs to look at without ckpt=: a method with a penalty wants its trace."""
     penalty = "strength" in method
     return lambda result: result["stage"] == "train" and (result["strength"] > 0 or not penalty)
@@ -207,7 +251,7 @@ def what_to_cut(cfg) -> dict:
     return {"target": target}
 
 
-def _example(data: Data, seed: int) -> torch.Tensor:
+def example(data: Data, seed: int) -> torch.Tensor:
     return next(data.sample(2, seed=seed))
 
 
@@ -223,13 +267,12 @@ def _try_plan(graph: ChannelGraph, goal: dict[str, Any], options: dict[str, Any]
     plan(graph, even, **trial, **{**options, "dead": options["dead"].replace("error", "floor")})
 
 
-def _timer(model, graph, data, hardware, repeats: int = 15) -> Callable[[Plan], float]:
+def _timer(cfg, model, graph, data, hardware) -> Callable[..., float]:
     """plan -> time of the thin network as a share of the dense one's, on this machine."""
+    timed = timed_against(model, cfg.runtime, data.input_shape, 64, hardware.device)
 
-    def measure(keep: Plan) -> float:
-        pair = {"dense": model, "thin": hardware.place(slim(model, graph, keep))}
-        times = latency(pair, data.input_shape, (64,), repeats, device=hardware.device)
-        dense, thin = (times[name]["64"]["median_ms"] for name in pair)
+    def measure(keep: Plan, repeats: int = 15) -> float:
+        dense, thin = timed(hardware.place(slim(model, graph, keep)), repeats)
         print(
             f"timed: {keep.kept:,} channels, {thin:.3g} ms of {dense:.3g} ms ({thin / dense:.1%})"
         )
@@ -242,32 +285,32 @@ def _time_again(goal: dict, keep, timer) -> tuple[float | None, list[str]]:
     """The share of time measured anew: the search took the first that was low enough."""
     if keep.latency is None or keep.kept == keep.total:
         return keep.latency, []
-    share, asked = timer(keep), goal["target"]["latency"]
+    share, asked = timer(keep, repeats=50), goal["target"]["latency"]
     over = f"timed again, {share:.1%} of the time stay where target.latency={asked:g} was asked"
     return share, [over] if share > asked else []
 
 
-def _score(cfg, model: nn.Module, data: Data, seed: int) -> tuple[ChannelGraph, dict]:
-    graph = trace(model, _example(data, seed), cfg.coupled)
+def score(cfg, model: nn.Module, data: Data, seed: int) -> tuple[ChannelGraph, dict]:
+    graph = trace(model, example(data, seed), cfg.coupled)
     method = make(configured.plain(cfg.method), strength=0.0)
-    images = data.sample(min(512, len(data.train)), seed=seed)
+    batches = data.labelled(min(512, len(data.train)), seed=seed)
     torch.manual_seed(mix(seed, "scores"))  # for a method that draws
-    return graph, method.scores(model, graph, images)
+    return graph, method.scores(model, graph, batches)
 
 
 def _cut(cfg, model, graph, keep: Plan, data: Data, hardware, seed: int) -> tuple[nn.Module, dict]:
     """Cut, prove, compensate if asked, recalibrate -> the thin network, accuracy after each step.
 
     Raises:
-        RuntimeError: the thin network isn't the masked one.
+        RuntimeError: the thin network isn't the masked one, or nothing can tell.
     """
     thin = slim(model, graph, keep)
     proof = verify(model, graph, keep, thin, next(data.sample(min(8, len(data.train)), seed=seed)))
     if not proof.holds:
-        raise RuntimeError(
-            f"the thin network differs from the masked one by {proof.relative:.1e} of its output, "
-            f"first in '{proof.first_difference}': nothing was saved; please report this"
-        )
+        blame = "" if proof.compared == "nothing" else "; please report this"
+        raise RuntimeError(f"{proof.problem}: nothing was saved{blame}")
+    if proof.note is not None:
+        print(f"note: {proof.note}")
     reached = {
         "masked": stages.accuracies(mask(model, graph, keep), data, hardware),
         "cut": stages.accuracies(thin, data, hardware),
@@ -276,13 +319,19 @@ def _cut(cfg, model, graph, keep: Plan, data: Data, hardware, seed: int) -> tupl
     def images(number: int) -> list[torch.Tensor]:
         return list(data.sample(min(number, len(data.train)), seed=seed))
 
-    folded = []
+    folded, shortfalls = [], []
     if cfg.compensate != "none":
-        folded = compensate(model, graph, keep, thin, images(cfg.images), cfg.compensate)
+        seen, bound = images(cfg.images), _growth(cfg)
+        folded = compensate(model, graph, keep, thin, seen, cfg.compensate, **bound)
         reached["compensated"] = stages.accuracies(thin, data, hardware)
+        beyond = out_of_reach(graph, keep, thin)
+        shortfalls = [f"'{weight}' isn't a plain layer's: not compensated" for weight in beyond]
+        shortfalls += [layer.shortfall for layer in folded if layer.shortfall is not None]
     if cfg.recalibrate:
         recalibrate(thin, images(cfg.recalibrate))
         reached["recalibrated"] = stages.accuracies(thin, data, hardware)
+    for said in shortfalls:
+        print(f"note: {said}")
     if sweep.is_on():
         show_cut(keep, reached)
     else:
@@ -291,6 +340,7 @@ def _cut(cfg, model, graph, keep: Plan, data: Data, hardware, seed: int) -> tupl
         "accuracy": list(reached.values())[-1],
         "variants": reached,
         "folded": [vars(layer) for layer in folded],
+        "shortfalls": shortfalls,
         "certificate": proof.as_dict(),
     }
 
@@ -301,11 +351,21 @@ def _goal_label(goal: dict) -> str:
     return "-".join(f"{name}{limit:g}" for name, limit in goal["target"].items())
 
 
+def _short(value: Any) -> Any:
+    """An option in a run's name; of many layers the first ones, since the hash tells all."""
+    if isinstance(value, Mapping):
+        value = [f"{glob}{low:g}" for glob, low in value.items()]
+    if isinstance(value, list):
+        return "+".join(value)[:24]
+    return f"{value:g}" if isinstance(value, float) else value
+
+
 def _options_label(method: dict, coupled: str, options: dict, after: dict) -> str:
     """What differs from the plainest cut, for the run's name."""
-    said = {"floor": "floor{:g}", "refill": "norefill", "round_to": "x{}", "unread": "{}unread"}
+    said = {"floor": "floor{}", "refill": "norefill", "round_to": "x{}", "unread": "{}unread"}
+    said |= {"exclude": "exclude{}", "only": "only{}"}
     differs = [
-        said.get(key, "{}").format(value)
+        said.get(key, "{}").format(_short(value))
         for key, value in options.items()
         if value != PLAINEST[key]
     ]
@@ -313,6 +373,7 @@ def _options_label(method: dict, coupled: str, options: dict, after: dict) -> st
         name_of(method) if name_of(method) != "slimming" else "",
         *differs,
         f"{coupled}coupled" if coupled != "prune" else "",
+        after.get("runtime", ""),
         after["compensate"] if after["compensate"] != "none" else "",
         f"rc{after['recalibrate']}" if after["recalibrate"] else "",
     ]

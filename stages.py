@@ -159,7 +159,8 @@ def _leave(stage: Stage, outcome: Outcome, config: dict[str, Any]) -> dict[str, 
     # Files are passed on, so they name no folders of this machine: result.json does.
     history = without_folders(outcome.checkpoint.history)
     told = deployment(stage.data)
-    checkpoint = replace(outcome.checkpoint, weights=weights, history=history, **told)
+    checkpoint = outcome.checkpoint.of(outcome.model)
+    checkpoint = replace(checkpoint, weights=weights, history=history, **told)
     with run.writing("model.pt") as path:
         artifact.save(path, checkpoint)
     scales = {name: gamma.detach().cpu() for name, gamma in gammas(outcome.model).items()}

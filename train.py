@@ -13,18 +13,18 @@ from utils.cli.script import begin, script, typed
 if __name__ == "__main__":  # --help doesn't wait for what is imported next
     begin("train")
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from torch import nn
+from torch import Tensor, nn
 
 import stages
 from engine import fit
-from slimming.checkpoint import Checkpoint, build
+from slimming.checkpoint import Checkpoint, build, compose
 from utils.cli import configured
 from utils.data import Data
 from utils.data.load import load_data
@@ -33,8 +33,8 @@ from utils.networks import build as network
 from utils.networks.initial import Initial
 from utils.runs.folder import Run
 from utils.runs.parent import Parent, find_parent
-from utils.training.method import make, training_identity
-from utils.training.strength import announce_reach, choose_strength
+from utils.training.method import decided, make, training_identity
+from utils.training.strength import announce_reach, strength_of
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,9 @@ def describe(cfg, parent: Parent | None = None) -> stages.Stage:
         seed = parent.facts.get("seed", 0)
     recipe = configured.recipe_of(cfg)
     steps = data.steps(recipe.batch_size)
-    asked = configured.plain(cfg.method)
-    if asked.get("strength", 0.0) is None:
-        mode = asked.get("mode", "subgradient")
-        asked["strength"] = choose_strength(recipe, mode, steps, cfg.recipe.reach)
+    asked = decided(configured.plain(cfg.method), recipe, steps, cfg.recipe.reach)
     method = make(asked)
+    strength = strength_of(method)
 
     # What it is called.
     cuts = sum(entry.get("stage") == "prune" for entry in checkpoint.history)
@@ -84,7 +82,7 @@ def describe(cfg, parent: Parent | None = None) -> stages.Stage:
     run = Run(
         cfg.runs_dir,
         "train",
-        f"{label}-{data.name}-l{method.strength:g}" + (f"-p{cuts + 1}" if parent else ""),
+        f"{label}-{data.name}-l{strength:g}" + (f"-p{cuts + 1}" if parent else ""),
         seed,
         {
             **start.identity,
@@ -97,8 +95,9 @@ def describe(cfg, parent: Parent | None = None) -> stages.Stage:
         strict=cfg.strict,
         recompute=cfg.recompute,
     )
-    entry = stages.history_entry(run, cfg, epochs=recipe.epochs, strength=method.strength)
+    entry = stages.history_entry(run, cfg, epochs=recipe.epochs, strength=strength)
     entry |= {"init": start.init} if start.init else {}
+    entry |= {"masked": True} if method.leaves_zeros else {}
 
     # Whether it can work; what it computes; what it leaves.
     def check() -> None:
@@ -108,27 +107,30 @@ def describe(cfg, parent: Parent | None = None) -> stages.Stage:
     def work(logger) -> stages.Outcome:
         model = start.model()
         announce_reach(recipe, method, model, steps)
-        model = fit(model, data, recipe, method, run, hardware, logger, seed)
+        model, keep = fit(model, data, recipe, method, run, hardware, logger, seed)
         return stages.Outcome(
             model,
-            leaves(parent and parent.opened().checkpoint),
+            leaves(parent and parent.opened().checkpoint, keep),
             {
                 **stages.facts(run, seed, data, hardware, checkpoint.target, parent),
                 "network": label,
                 **configured.recipe_facts(cfg, "recipe"),
                 "epochs": recipe.epochs,
-                "strength": method.strength,
+                "strength": strength,
                 "pass": cuts + 1,
                 "ratio": None,  # that of the last pass is the parent's
                 "accuracy": stages.accuracies(model, data, hardware),
             },
         )
 
-    def leaves(before: Checkpoint | None) -> Checkpoint:
+    def leaves(before: Checkpoint | None, keep: Mapping[str, Tensor]) -> Checkpoint:
         before = before or checkpoint
-        return replace(before, history=[*before.history, entry])
+        history, kept = [*before.history, entry], compose(before.keep, keep)
+        return replace(before, history=history, keep=kept)
 
-    return stages.Stage(run, work, check, leaves(None), seed, parent, hardware, data, recipe.epochs)
+    return stages.Stage(
+        run, work, check, leaves(None, {}), seed, parent, hardware, data, recipe.epochs
+    )
 
 
 def _anew(cfg, hardware, seed: int) -> Start:

@@ -37,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine import fit
 from models.vgg import VGG
+from slimming.methods.base import Training
 from slimming.methods.slimming import Slimming
 from utils.data.sets import Data, fake
 from utils.runs.environment import commit, machine, versions
@@ -211,11 +212,8 @@ class WatchedSlimming(Slimming):
         super().__init__(STRENGTH)
         self._turns = turns
 
-    def after_epoch(
-        self, model: nn.Module, optimizer: optim.Optimizer
-    ) -> tuple[nn.Module, optim.Optimizer]:
+    def after_epoch(self, t: Training) -> None:
         self._turns.epoch_ends()
-        return super().after_epoch(model, optimizer)
 
 
 def compare(args: argparse.Namespace, hardware: Hardware) -> Turns:

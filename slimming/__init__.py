@@ -9,29 +9,40 @@ proof = verify(model, graph, keep, thin, x) # thin computes what the masked netw
 
 from slimming.checkpoint import load, save
 from slimming.graph import ChannelGraph, trace
+from slimming.graph.slices import slices
+from slimming.methods.base import Method, Training
+from slimming.methods.shrink import shrink
 from slimming.methods.slimming import Slimming
 from slimming.planning.planner import Plan, plan, safe_ratio
-from slimming.planning.slices import slices
-from slimming.repair.compensate import compensate, recalibrate
+from slimming.planning.sensitivity import sensitivity, spare
+from slimming.repair.compensate import compensate
+from slimming.repair.recalibrate import recalibrate
 from slimming.surgery.certificate import Certificate, verify
 from slimming.surgery.cut import mask, slim
 from slimming.surgery.fold import fold
+from slimming.surgery.masks import masks
 
 __all__ = [
     "Certificate",
     "ChannelGraph",
+    "Method",
     "Plan",
     "Slimming",
+    "Training",
     "compensate",
     "fold",
     "load",
     "mask",
+    "masks",
     "plan",
     "recalibrate",
     "safe_ratio",
     "save",
+    "sensitivity",
+    "shrink",
     "slices",
     "slim",
+    "spare",
     "trace",
     "verify",
 ]

@@ -1,18 +1,17 @@
 """Saving and loading networks, thin ones too: data only, never code (weights_only, no pickle).
 
-A file holds the class and its plain arguments, the shape of every tensor, the weights, the channels
-that were kept, where it came from, and how images become its inputs. `.pt` and `.safetensors` hold
-the same.
+A file holds the class and its plain arguments, what was changed of its modules, the weights, the
+channels that were kept, where it came from, and how images become its inputs. `.pt` and
+`.safetensors` hold the same.
 """
 
 import io
 import json
-import math
 import os
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,9 +20,12 @@ from safetensors import safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
+from slimming.modules.selection import named_norms
 from slimming.surgery.builder import build, fit_shapes, only_plain, reason_of
+from slimming.surgery.checks import check_deployment, check_finite, check_kept, check_selections
+from slimming.surgery.edits import Edit, edits_in, upgrade
 
-FORMAT, SCHEMA = "network-slimming", 1
+FORMAT, SCHEMA = "network-slimming", 2
 DEPLOYMENT = ("mean", "std", "resize", "classes")  # parts of a checkpoint that it may lack
 
 
@@ -42,9 +44,23 @@ class Checkpoint:
     std: Sequence[float] | None = None  # (C,); an input is (image - mean) / std
     resize: int | None = None  # pixels of the shorter side before the centre is cut out
     classes: Sequence[str] | None = None  # what the outputs are called
+    # (path, kind, plain arguments) of each change of a module, see `slimming.surgery.edits`.
+    edits: Sequence[Edit] | None = None  # None: as `weights` say, if they are a state_dict
+    dtype: str | None = None  # what floating weights are once loaded; None: as they are saved
+    schema: int = SCHEMA  # of the names in `weights`
 
     def __post_init__(self) -> None:
-        _check_deployment(self)
+        edits = edits_in(self.weights) if self.edits is None else self.edits
+        edits = [(path, kind, dict(arguments)) for path, kind, arguments in edits]
+        if not all(isinstance(word, str) for edit in edits for word in edit[:2]):
+            raise ValueError(f"an edit is (path, kind, arguments); got {edits}")
+        object.__setattr__(self, "edits", edits)
+        check_deployment(self)
+
+    def of(self, model: nn.Module) -> "Checkpoint":
+        """The same, with the weights and edits of this network."""
+        now = {"weights": model.state_dict(), "edits": None, "dtype": None, "schema": SCHEMA}
+        return replace(self, **now)
 
     @property
     def module(self) -> str:
@@ -62,12 +78,14 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
     path = Path(path)
     described = {
         "format": FORMAT,
-        "schema": SCHEMA,
+        "schema": checkpoint.schema,
         "target": checkpoint.target,
         "arguments": only_plain(checkpoint.arguments),
         "input_shape": list(checkpoint.input_shape),
         "keep": {gate: [int(i) for i in kept] for gate, kept in checkpoint.keep.items()},
         "history": only_plain(checkpoint.history),
+        "edits": only_plain(checkpoint.edits),
+        "dtype": checkpoint.dtype,
         **deployment(checkpoint),
     }
     weights = {  # a copy each: tied weights share memory, which safetensors refuses
@@ -106,8 +124,10 @@ def read(path: str | Path) -> Checkpoint:
         raise ValueError(f"{path} is broken or not a checkpoint: {reason_of(error)}") from error
     if not isinstance(saved, dict) or saved.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of this project")
-    if saved.get("schema") != SCHEMA:
-        raise ValueError(f"{path} has schema {saved.get('schema')}; this version reads {SCHEMA}")
+    if saved.get("schema") not in range(1, SCHEMA + 1):
+        raise ValueError(
+            f"{path} has schema {saved.get('schema')}; this version reads 1 to {SCHEMA}"
+        )
     try:
         checkpoint = Checkpoint(
             target=str(saved["target"]),
@@ -116,7 +136,10 @@ def read(path: str | Path) -> Checkpoint:
             input_shape=tuple(int(size) for size in saved["input_shape"]),
             keep={gate: list(kept) for gate, kept in dict(saved["keep"]).items()},
             history=list(saved["history"]),
-            **{key: saved[key] for key in DEPLOYMENT if key in saved},  # older files have none
+            edits=saved.get("edits", []),  # older files have none
+            dtype=saved.get("dtype"),
+            schema=saved["schema"],
+            **{key: saved[key] for key in DEPLOYMENT if key in saved},
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} lacks a part of a checkpoint: {reason_of(error)}") from error
@@ -129,33 +152,6 @@ def deployment(checkpoint: Checkpoint) -> dict[str, Any]:
     """{"mean", "std", "resize", "classes"} as plain data, without those that nobody said."""
     said = {key: getattr(checkpoint, key) for key in DEPLOYMENT}
     return {key: only_plain(value) for key, value in said.items() if value is not None}
-
-
-def _check_deployment(said: Checkpoint) -> None:
-    """
-    Raises:
-        ValueError: it would lead a deployment astray.
-    """
-    if (said.mean is None) != (said.std is None):
-        raise ValueError("mean and std belong together: a checkpoint has both or neither")
-    if said.mean is not None:
-        sizes = {(len(numbers),) for numbers in (said.mean, said.std)}
-        if sizes != {tuple(said.input_shape[:1])} or not _finite(*said.mean, *said.std):
-            raise ValueError(
-                f"mean and std are one number each per channel of inputs of shape "
-                f"{tuple(said.input_shape)}; got {said.mean} and {said.std}"
-            )
-        if min(said.std) <= 0:
-            raise ValueError(f"images are divided by std, so it is above 0; got {said.std}")
-    if said.resize is not None and (not isinstance(said.resize, int) or said.resize < 1):
-        raise ValueError(f"resize is a number of pixels; got {said.resize!r}")
-    names = said.classes if isinstance(said.classes, (list, tuple, type(None))) else [None]
-    if not all(isinstance(name, str) for name in names or ()):
-        raise ValueError(f"classes are names, one per output; got {said.classes!r}")
-
-
-def _finite(*values: Any) -> bool:
-    return all(type(value) in (int, float) and math.isfinite(value) for value in values)
 
 
 def _open(path: Path) -> Any:
@@ -181,17 +177,45 @@ def load(path: str | Path, allow: Sequence[str] = ()) -> nn.Module:
 
 
 def restore(checkpoint: Checkpoint, allow: Sequence[str] = ()) -> nn.Module:
-    """The network of a checkpoint, in eval mode."""
+    """The network of a checkpoint, in eval mode.
+
+    Raises:
+        ValueError: its class isn't allowed, or it isn't true what it says.
+    """
     model = build(checkpoint.target, checkpoint.arguments, allow)
-    fit_shapes(model, checkpoint.weights)
-    weights = OrderedDict(checkpoint.weights)
+    dense = _widths(model)
+    check_finite(checkpoint.weights)
+    weights = checkpoint.weights
+    if checkpoint.schema == 1:
+        weights = upgrade(model, weights)
+    weights = OrderedDict(_of_type(weights, checkpoint))
+    fit_shapes(model, weights, checkpoint.edits)
     weights._metadata = model.state_dict()._metadata  # some classes ask for their version
     try:
         model.load_state_dict(weights)
     except (RuntimeError, ValueError) as error:
         message = f"the weights don't fit {checkpoint.target}: {reason_of(error)}"
         raise ValueError(message) from error
+    folded = any(kind == "folded" for _, kind, _ in checkpoint.edits)
+    check_kept(checkpoint.keep, dense, {} if folded else _widths(model))
+    check_selections(model)
     return model.eval()
+
+
+def _widths(model: nn.Module) -> dict[str, int]:
+    return {gate: norm.num_features for gate, norm in named_norms(model)}
+
+
+def _of_type(weights: Mapping[str, Tensor], checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The weights, those of a floating type as the checkpoint wants them to be loaded."""
+    # Until schema 2 they became float32 whatever the file held.
+    name = "float32" if checkpoint.schema == 1 else checkpoint.dtype
+    if name is None:
+        return dict(weights)
+    kind = getattr(torch, str(name), None)
+    if not isinstance(kind, torch.dtype):
+        raise ValueError(f"the checkpoint's weights are to be {name!r}, which is no type of torch")
+    return {n: t.to(kind) if t.is_floating_point() else t for n, t in weights.items()}
 
 
 def compose(

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 import yaml
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimming import ChannelGraph, Plan, plan
 from slimming.checkpoint import build
+from slimming.modules.selection import named_norms
 
 CONF = Path(__file__).parents[1] / "conf" / "model"
 # The networks of conf/model of which more is known than what holds for every one of them.
@@ -44,8 +44,8 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
     return model
 
 
-def norms(model: nn.Module) -> dict[str, _BatchNorm]:
-    return {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm)}
+def norms(model: nn.Module) -> dict[str, nn.Module]:
+    return dict(named_norms(model))
 
 
 def random_scores(graph: ChannelGraph, seed: int = 0) -> dict[str, Tensor]:

@@ -3,14 +3,19 @@
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.utils._pytree import tree_leaves
 
-from slimming.graph import layers, operations
-from slimming.graph.walk import Walk
+from slimming.modules.layers import SCORED
+from slimming.modules.selection import gate_of, name_in
+from slimming.rules.dims import SPATIAL
+from slimming.rules.pointwise import ALSO_POINTWISE
+
+if TYPE_CHECKING:
+    from slimming.graph.assemble import Run
 
 
 @dataclass(frozen=True)
@@ -22,118 +27,121 @@ class Branch:
     modules: tuple[str, ...]  # those that need not run any more
 
 
+class _Flow:
+    """The operations of a run on values that depend on the input, and who needs whose values."""
+
+    def __init__(self, model: nn.Module, run: "Run"):
+        modules, found = dict(model.named_modules()), run.found
+        self.model = model
+        self.calls = [record.call for record in run.records]
+        self.sources: list[set[int]] = []
+        self.users: list[set[int]] = [set() for _ in self.calls]
+        made_by: dict[int, int] = {}
+        for k, call in enumerate(self.calls):
+            live = [found.picked.get(id(t), (t,))[0] for t in call.inputs if found.is_live(t)]
+            self.sources.append({made_by.get(id(t), -1) for t in live})
+            for source in self.sources[k] - {-1}:
+                self.users[source].add(k)
+            made_by.update({id(t): k for t in call.outputs})
+        self.outputs = {made_by[id(t)] for t in run.outputs if id(t) in made_by}
+        self.layer = [self._layer(call, modules) for call in self.calls]
+        times = Counter(layer for layer in self.layer if layer)
+        self.once = {layer for layer, number in times.items() if number == 1}
+
+    @staticmethod
+    def _layer(call, modules: Mapping[str, nn.Module]) -> str:
+        """The layer of torch's own that this operation is all of, or nothing."""
+        module = modules.get(call.layer)
+        own = isinstance(module, SCORED) and type(module).__module__.startswith("torch.nn.")
+        whole = call.name in ("convolution", "mm", "addmm") or "batch_norm" in call.name
+        return gate_of(modules[""], call.layer) if own and whole else ""
+
+    def inside(self, last: int) -> list[int]:
+        """What can go with `last`: nobody else, directly or not, needs what it gives."""
+        inside: dict[int, None] = {}
+        waiting = list(self.sources[last])
+        while waiting:
+            k = waiting.pop()
+            if k < 0 or k in inside or k in self.outputs or not self._harmless(k):
+                continue
+            if all(user == last or user in inside for user in self.users[k]):
+                inside[k] = None
+                waiting += self.sources[k]
+        return list(inside)
+
+    def _harmless(self, k: int) -> bool:
+        """Whether it is a layer that can go, or also runs on the small maps of such layers."""
+        if self.layer[k]:
+            return self.layer[k] in self.once
+        call = self.calls[k]
+        passes = torch.Tag.pointwise in call.tags or call.name in {*SPATIAL, *ALSO_POINTWISE}
+        return passes and len(call.inputs) == 1 and call.name != "glu"
+
+    def reaches_output(self, without: Collection[int]) -> bool:
+        """Whether values, not only their sizes, get from the input past these operations."""
+        reached = {-1}
+        for k, sources in enumerate(self.sources):
+            if k not in without and sources & reached:
+                reached.add(k)
+        return bool(self.outputs & reached)
+
+
 def find_branches(
-    walks: Iterable[Walk], gates: Mapping[str, Tensor], dims: Mapping[tuple[str, int], Tensor]
+    model: nn.Module,
+    runs: Iterable["Run"],
+    gates: Mapping[str, Tensor],
+    dims: Mapping[tuple[str, int], Tensor],
 ) -> tuple[Branch, ...]:
     """The largest branches that don't overlap, while some way to the output remains.
 
     Args:
-        walks: of the network in all of its modes; a branch has to be one in each of them.
+        runs: of the network in all of its modes; a branch has to be one in each of them.
         gates, dims: of the ChannelGraph.
     """
     holders: dict[int, set[str]] = {}  # channel -> the layers that hold something of it
     for (name, _), ids in dims.items():
-        for channel in set(ids.tolist()):
-            holders.setdefault(channel, set()).add(name.rpartition(".")[0])
-    found = [_branches(walk, gates, dims, holders) for walk in walks]
+        for channel in ids.unique().tolist():
+            holders.setdefault(channel, set()).add(gate_of(model, name.rpartition(".")[0]))
+    found = [_branches(model, _Flow(model, run), gates, dims, holders) for run in runs]
     order = list(gates)
     common = [branch for branch in found[0] if all(branch in other for other in found)]
     return tuple(sorted(common, key=lambda branch: order.index(branch.gates[0])))
 
 
-def _branches(
-    walk: Walk,
-    gates: Mapping[str, Tensor],
-    dims: Mapping[tuple[str, int], Tensor],
-    holders: Mapping[int, set[str]],
-) -> list[Branch]:
-    nodes = list(walk.module.graph.nodes)
-    calls = Counter(node.target for node in nodes if node.op == "call_module")
-    once = {name for name, number in calls.items() if number == 1}
+def _branches(model, flow: _Flow, gates, dims, holders) -> list[Branch]:
     found = []
-    for node in nodes:
-        if node.op == "call_module" and node.target in once and _reads(walk, node):
-            inside = _only_for(walk, node, once)
-            branch = _branch(walk, node, inside, gates, dims, holders)
+    for k, layer in enumerate(flow.layer):
+        if layer in flow.once and _reads_whole(model.get_submodule(layer)):
+            branch = _branch(flow, k, gates, dims, holders)
             if branch is not None:
-                found.append((branch, node))
+                found.append((branch, k))
     chosen: list[Branch] = []
-    without: set[fx.Node] = set()
-    for branch, node in sorted(found, key=lambda pair: -len(pair[0].modules)):
+    without: set[int] = set()
+    for branch, k in sorted(found, key=lambda pair: -len(pair[0].modules)):
         apart = all(set(branch.gates).isdisjoint(other.gates) for other in chosen)
-        if apart and _output_still_depends(walk, without | {node}):
+        if apart and flow.reaches_output(without | {k}):
             chosen.append(branch)
-            without.add(node)
+            without.add(k)
     return chosen
 
 
-def _reads(walk: Walk, node: fx.Node) -> bool:
-    module = walk.fetch_attr(node.target)
-    whole = isinstance(module, nn.Linear) or (isinstance(module, _ConvNd) and module.groups == 1)
-    return whole and _plain(module)
+def _reads_whole(module: nn.Module) -> bool:
+    conv = isinstance(module, _ConvNd) and not isinstance(module, _ConvTransposeNd)
+    return isinstance(module, nn.Linear) or (conv and module.groups == 1)
 
 
-def _plain(module: nn.Module) -> bool:
-    return not isinstance(module, _ConvTransposeNd) and not layers.own_forward(module)
-
-
-def _only_for(walk: Walk, last: fx.Node, once: Collection[str]) -> list[fx.Node]:
-    """The nodes that can go with `last`: nobody else, directly or not, needs what they give."""
-    inside: dict[fx.Node, None] = {}
-    waiting = list(last.all_input_nodes)
-    while waiting:
-        node = waiting.pop()
-        alone = all(user is last or user in inside for user in node.users)
-        if node not in inside and alone and _harmless(walk, node, once):
-            inside[node] = None
-            waiting += node.all_input_nodes
-    return list(inside)
-
-
-def _branch(
-    walk: Walk,
-    last: fx.Node,
-    inside: list[fx.Node],
-    gates: Mapping[str, Tensor],
-    dims: Mapping[tuple[str, int], Tensor],
-    holders: Mapping[int, set[str]],
-) -> Branch | None:
+def _branch(flow: _Flow, last: int, gates, dims, holders) -> Branch | None:
     """The branch that ends with `last`, if all of it goes with its own gates and nothing else."""
-    called = [node.target for node in reversed(inside) if node.op == "call_module"]
-    own = [name for name in called if name in gates]
+    name = flow.layer[last]
+    gone = [flow.layer[k] for k in reversed(flow.inside(last)) if flow.layer[k]]
+    own = [layer for layer in gone if layer in gates]
     if not own:
         return None
-    channels = torch.cat([gates[name] for name in own]).unique()
-    gone = [name for name in called if isinstance(walk.fetch_attr(name), layers.SCORED)]
+    channels = torch.cat([gates[layer] for layer in own]).unique()
     tied = set().union(*(holders[channel] for channel in channels.tolist()))
-    all_of = [(f"{last.target}.weight", 1), *((f"{name}.weight", 0) for name in gone)]
+    all_of = [(f"{name}.weight", 1)]
+    all_of += [(name_in(flow.model, f"{layer}.weight"), 0) for layer in gone]
     whole = all(key in dims and torch.isin(dims[key], channels).all() for key in all_of)
-    if not whole or not tied <= {*gone, last.target}:
+    if not whole or not tied <= {*gone, name}:
         return None
-    return Branch(tuple(own), last.target, tuple(gone))
-
-
-def _harmless(walk: Walk, node: fx.Node, once: Collection[str]) -> bool:
-    """Whether a node is a layer that can go, or also runs on the small maps of such layers."""
-    if node.op == "call_module":
-        module = walk.fetch_attr(node.target)
-        if isinstance(module, layers.SCORED):
-            return node.target in once and _plain(module)
-        passes = isinstance(module, (*layers.POINTWISE, *layers.PER_CHANNEL))
-        return passes and not list(module.parameters())
-    name = getattr(node.target, "__name__", str(node.target))
-    passes = name in operations.POINTWISE | operations.PER_CHANNEL
-    return node.op in ("call_function", "call_method") and passes and len(node.all_input_nodes) == 1
-
-
-def _output_still_depends(walk: Walk, without: set[fx.Node]) -> bool:
-    """Whether values, not only their sizes, reach the output from an input past these nodes."""
-    reached: set[fx.Node] = set()
-    for node in walk.module.graph.nodes:
-        if node.op == "output":
-            return any(source in reached for source in node.all_input_nodes)
-        carries = any(isinstance(leaf, Tensor) for leaf in tree_leaves(walk.of[node]))
-        fed = node.op == "placeholder" or any(s in reached for s in node.all_input_nodes)
-        if carries and fed and node not in without:
-            reached.add(node)
-    return False
+    return Branch(tuple(own), name, tuple(gone))

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from slimming.graph import ChannelGraph
-from slimming.methods.base import Plain
+from slimming.methods.base import Batch, Method
 
 
-class L1Norm(Plain):
+class L1Norm(Method):
     """Ordinary training; what a channel is worth is what its filters weigh (section 3.1).
 
     Where no filter makes a channel of its own (a selection from a shared stream, as in
@@ -19,20 +19,19 @@ class L1Norm(Plain):
     """
 
     def scores(
-        self, model: nn.Module, graph: ChannelGraph, batches: Iterable[Tensor] = ()
+        self, model: nn.Module, graph: ChannelGraph, batches: Iterable[Batch] = ()
     ) -> dict[str, Tensor]:
         """{gate: sum of |weights| of each channel's filters}; needs no images."""
         weights = model.state_dict()
-        layers = [key for key in graph.dims if key[0] in graph.uses]
-        made = [key for key in layers if key not in graph.reads]
-        norms, counted = _norms(weights, graph, made)
-        of_readers, _ = _norms(weights, graph, [key for key in layers if key in graph.reads])
+        readers = [key for key in graph.dims if key[0] in graph.uses and key in graph.reads]
+        norms, counted = _norms(weights, graph, graph.writes)
+        of_readers, _ = _norms(weights, graph, readers)
         norms = torch.where(counted, norms, of_readers)
         return {gate: norms[channels] for gate, channels in graph.gates.items()}
 
 
 def _norms(
-    weights: dict[str, Tensor], graph: ChannelGraph, keys: list[tuple[str, int]]
+    weights: dict[str, Tensor], graph: ChannelGraph, keys: Iterable[tuple[str, int]]
 ) -> tuple[Tensor, Tensor]:
     """(sum of |weights| of each channel along these dimensions, whether there are any)."""
     norms = torch.zeros(graph.num_channels, dtype=torch.float64)

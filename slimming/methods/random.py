@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from slimming.graph import ChannelGraph
-from slimming.methods.base import Plain
+from slimming.methods.base import Batch, Method
 
 
-class Random(Plain):
+class Random(Method):
     """Ordinary training, and scores that know nothing; `torch.manual_seed` repeats them."""
 
     def scores(
-        self, model: nn.Module, graph: ChannelGraph, batches: Iterable[Tensor] = ()
+        self, model: nn.Module, graph: ChannelGraph, batches: Iterable[Batch] = ()
     ) -> dict[str, Tensor]:
         """{gate: uniform random numbers, the same for channels that are cut together}."""
         values = torch.rand(graph.num_channels, dtype=torch.float64)

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable
 
-from torch import Tensor, nn
+from torch import Tensor, nn, optim
 
 from slimming.graph import ChannelGraph
 from slimming.methods import sparsity
-from slimming.methods.base import Plain
+from slimming.methods.base import Batch, Method, Training
 
 
-class Slimming(Plain):
+class Slimming(Method):
     """Sparse training as in the paper, section 3.
 
     Args:
@@ -42,23 +42,31 @@ class Slimming(Plain):
     def trains_plainly(self) -> bool:
         return not self.strength
 
-    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        loss, cross_entropy, logits = super().loss(model, batch)
+    def loss(self, t: Training, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        loss, cross_entropy, logits = super().loss(t, batch)
         if self.strength and self.mode == "loss":
-            loss = loss + sparsity.penalty(model, self.strength)
+            loss = loss + sparsity.penalty(t.model, self.strength)
         return loss, cross_entropy, logits
 
-    def after_backward(self, model: nn.Module) -> None:
+    def after_backward(self, t: Training) -> None:
         if self.strength and self.mode == "subgradient":
             # The penalty isn't smooth at 0, so its subgradient is added by hand (paper, eq. 1).
-            sparsity.add_subgradient(model, self.strength)
+            sparsity.add_subgradient(t.model, self.strength)
 
-    def after_step(self, model: nn.Module, lr: float) -> None:
+    def after_step(self, t: Training) -> None:
         if self.strength and self.mode in ("proximal", "decoupled"):
-            sparsity.shrink(model, lr * self.strength, exact_zero=self.mode == "proximal")
+            sparsity.shrink(t.model, t.lr * self.strength, exact_zero=self.mode == "proximal")
+
+    def attach(self, model: nn.Module, optimizer: optim.Optimizer) -> Training:
+        if self.strength and self.mode == "loss":
+            raise ValueError(
+                "in mode='loss' the penalty is a part of the loss, which is yours: add "
+                "slimming.methods.sparsity.penalty(model, strength) to it, or use another mode"
+            )
+        return super().attach(model, optimizer)
 
     def scores(
-        self, model: nn.Module, graph: ChannelGraph, batches: Iterable[Tensor] = ()
+        self, model: nn.Module, graph: ChannelGraph, batches: Iterable[Batch] = ()
     ) -> dict[str, Tensor]:
         """{gate: |gamma|}; needs no images."""
         scales = sparsity.gammas(model)

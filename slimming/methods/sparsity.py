@@ -14,19 +14,16 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from slimming.modules.selection import named_norms
 
 Mode = Literal["subgradient", "loss", "proximal", "decoupled"]
 MODES: tuple[str, ...] = get_args(Mode)
 
 
 def gammas(model: nn.Module) -> dict[str, nn.Parameter]:
-    """{BatchNorm name: gamma}, each of shape (channels,), in the order of the network."""
-    return {
-        name: module.weight
-        for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm) and module.weight is not None
-    }
+    """{gate: gamma} of every BatchNorm, each of shape (channels,), in the order of the network."""
+    return {gate: norm.weight for gate, norm in named_norms(model) if norm.weight is not None}
 
 
 def penalty(model: nn.Module, strength: float) -> Tensor:

@@ -1,13 +1,15 @@
 """How many channels each layer loses when so many go: floors, branches and widths respected."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 from slimming.graph import ChannelGraph
+from slimming.planning.names import named
 from slimming.planning.ranking import Ranking
 from slimming.planning.rounding import Rounding, rounded, settle, widths
 
+Floor = float | Mapping[str, float]
 Removed = list[int]  # channels that each layer loses, the weakest first
 
 
@@ -16,14 +18,14 @@ class Choice:
 
     Args:
         floor, refill, round_to, rounding: as in `plan`.
-        branches: those that may go as a whole, or None: then no layer goes.
+        bypass: branches may go as a whole; else no layer goes.
     """
 
     def __init__(
         self,
         graph: ChannelGraph,
         ranking: Ranking,
-        floor: float,
+        floor: Floor,
         refill: bool,
         round_to: int,
         rounding: Rounding,
@@ -31,7 +33,7 @@ class Choice:
     ):
         self.ranking, self.refill = ranking, refill
         self.multiple, self.rounding = round_to, rounding
-        self.floors = [_least(size, floor) for size in ranking.sizes]
+        self.floors = [_floor(ranking, layer, floor) for layer in range(len(ranking.layers))]
         self.options: list[Sequence[int]] = [
             widths(size, low, round_to, rounding) if round_to > 1 else range(low, size + 1)
             for size, low in zip(ranking.sizes, self.floors)
@@ -96,16 +98,28 @@ class Choice:
         return removed, saved
 
 
+def _floor(ranking: Ranking, layer: int, floor: Floor) -> int:
+    """The least this layer keeps."""
+    own = ranking.layers[layer]
+    if layer in ranking.stay:
+        return own.size
+    if not isinstance(floor, Mapping):
+        return _least(own.size, floor)
+    fits = [low for glob, low in floor.items() if any(named(glob, name) for name in own.names)]
+    return max([1, *(_least(own.size, low) for low in fits)])
+
+
 def _least(size: int, floor: float) -> int:
     low = math.ceil(Decimal(str(floor)) * size) if floor < 1 else int(floor)
     return min(size, max(1, low))
 
 
 def _branches(graph: ChannelGraph, ranking: Ranking) -> dict[int, list[int]]:
-    """{layer: all layers of the branch it is in}."""
+    """{layer: all layers of the branch it is in}, of branches that may go."""
     found: dict[int, list[int]] = {}
     for branch in graph.branches:
         inside = set(branch.gates)
-        layers = [layer for layer, gates in enumerate(ranking.gates) if inside & set(gates)]
-        found.update(dict.fromkeys(layers, layers))
+        layers = [layer for layer, own in enumerate(ranking.layers) if inside & set(own.gates)]
+        if not ranking.stay & set(layers):
+            found.update(dict.fromkeys(layers, layers))
     return found

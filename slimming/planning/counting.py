@@ -1,27 +1,21 @@
 """Parameters and multiply-accumulates of a thin network that isn't built."""
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from slimming.graph import ChannelGraph
-from slimming.planning.slices import slices
+from slimming.graph.slices import alive
 
 
 def predict(graph: ChannelGraph, keep: Mapping[str, Tensor]) -> tuple[int, int]:
     """(parameters, MACs) of the thin network, without building it.
 
-    MACs are the multiply-accumulates of convolutions and linear layers for one image.
+    MACs are the multiply-accumulates of convolutions and matrix products, those of attention and
+    recurrent layers included, for one image.
     """
-    shapes = {name: list(shape) for name, shape in graph.shapes.items()}
-    for name, dims in slices(graph, keep).items():
-        for dim, index in dims:
-            shapes[name][dim] = len(index)
-    params = sum(math.prod(shapes[name]) for name in graph.parameters)
-    macs = sum(math.prod(shapes[weight]) * uses for weight, uses in graph.uses.items())
-    return params, macs + graph.other_macs
+    return Counter(graph, getattr(keep, "unread", "keep") == "remove")(alive(graph, keep))
 
 
 class Counter:
@@ -30,34 +24,48 @@ class Counter:
     def __init__(self, graph: ChannelGraph, unread: bool):
         """unread: channels that nobody reads any more go too."""
         self._graph, self._unread = graph, unread
-        names = list(dict.fromkeys([*graph.parameters, *graph.uses]))
-        self._dims = max([1, *(len(graph.shapes[name]) for name in names)])
-        padded = [[*graph.shapes[name], *[1] * self._dims][: self._dims] for name in names]
-        self._sizes = torch.tensor(padded, dtype=torch.long).flatten()
-        self._row = {name: i for i, name in enumerate(names)}
         streams = graph.streams.dims if unread else {}
-        keys = [key for key in {**graph.dims, **streams} if key[0] in self._row]
-        lengths = [graph.shapes[name][dim] for name, dim in keys]
-        cells = torch.tensor([self._row[name] * self._dims + dim for name, dim in keys])
-        self._cells = cells.long().repeat_interleave(torch.tensor(lengths, dtype=torch.long))
-        self._channels = self._numbers(graph.dims, keys, lengths)
-        self._streams = self._numbers(streams, keys, lengths)
+        axes = []
+        for name in graph.parameters:
+            for dim, size in enumerate(graph.shapes[name]):
+                none = torch.full((size,), -1)
+                key = name, dim
+                axes.append((graph.dims.get(key, none), streams.get(key, none)))
+        self._params = _Sizes([len(graph.shapes[name]) for name in graph.parameters], axes)
+        factors = [factor for product in graph.products for factor in product.factors]
+        self._macs = _Sizes([len(product.factors) for product in graph.products], factors)
+        self._times = torch.tensor([p.times for p in graph.products], dtype=torch.float64)
 
     def __call__(self, stays: Tensor) -> tuple[int, int]:
         """(parameters, MACs) where these channels stay."""
-        here = torch.cat([stays, torch.ones(1, dtype=torch.bool)])[self._channels]
+        read = torch.ones(self._graph.streams.size, dtype=torch.bool)
         if self._unread:
-            alive = {gate: stays[ids] for gate, ids in self._graph.gates.items()}
-            read = self._graph.streams.read(alive)
-            here &= torch.cat([read, torch.ones(1, dtype=torch.bool)])[self._streams]
-        sizes = self._sizes.index_add(0, self._cells, (~here).long(), alpha=-1)
-        entries = sizes.view(-1, self._dims).prod(1).tolist()
-        params = sum(entries[self._row[name]] for name in self._graph.parameters)
-        macs = sum(entries[self._row[name]] * uses for name, uses in self._graph.uses.items())
-        return params, macs + self._graph.other_macs
+            gates = self._graph.gates.items()
+            read = self._graph.streams.read({gate: stays[ids] for gate, ids in gates})
+        params = self._params(stays, read).sum()
+        macs = (self._macs(stays, read) * self._times).sum() if len(self._times) else 0
+        return int(params), round(float(macs))
 
-    @staticmethod
-    def _numbers(dims: Mapping, keys: list[tuple[str, int]], lengths: list[int]) -> Tensor:
-        """What stands at each index of these dimensions, one after the other; -1 is nothing."""
-        parts = [dims.get(key, torch.full((size,), -1)) for key, size in zip(keys, lengths)]
-        return torch.cat([torch.zeros(0, dtype=torch.long), *parts])
+
+class _Sizes:
+    """Products of sizes, some of which are numbers of channels."""
+
+    def __init__(self, counts: Sequence[int], axes: Sequence[tuple[Tensor, Tensor]]):
+        """counts: how many axes each product has, in order; axes: (channels, stream channels)."""
+        lengths = torch.tensor([len(ids) for ids, _ in axes], dtype=torch.long)
+        self._full, self._most = lengths, max([1, *counts])
+        nothing = torch.zeros(0, dtype=torch.long)
+        self._axis = torch.arange(len(axes)).repeat_interleave(lengths)
+        self._channels = torch.cat([nothing, *(ids for ids, _ in axes)])
+        self._streams = torch.cat([nothing, *(ids for _, ids in axes)])
+        cells = [i * self._most + k for i, count in enumerate(counts) for k in range(count)]
+        self._cells, self._rows = torch.tensor(cells, dtype=torch.long), len(counts)
+
+    def __call__(self, stays: Tensor, read: Tensor) -> Tensor:
+        """(products,) where these channels stay and those of the streams are read."""
+        one = torch.ones(1, dtype=torch.bool)
+        here = torch.cat([stays, one])[self._channels] & torch.cat([read, one])[self._streams]
+        sizes = self._full.index_add(0, self._axis, (~here).long(), alpha=-1)
+        table = torch.ones(self._rows * self._most, dtype=torch.float64)
+        table[self._cells] = sizes.double()
+        return table.view(self._rows, self._most).prod(1)

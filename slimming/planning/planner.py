@@ -1,26 +1,28 @@
 """Which channels stay: one global ranking (paper, section 3), under constraints.
 
-`ranking.py` orders the channels, `choice.py` and `rounding.py` respect floors, branches and widths,
-`budget.py` finds how many have to go for a target; here they are put together.
+`layers.py` and `names.py` say what is planned as one and may go, `ranking.py` orders the channels,
+`choice.py` and `rounding.py` respect floors, branches and widths, `budget.py` finds how many have
+to go for a target; here they are put together.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from decimal import Decimal
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from torch import Tensor
 
 from slimming.graph import ChannelGraph
 from slimming.planning.budget import Budget, check_target
-from slimming.planning.choice import Choice, Removed
-from slimming.planning.counting import Counter, predict
+from slimming.planning.choice import Choice, Floor
+from slimming.planning.counting import predict
+from slimming.planning.layers import find_layers
+from slimming.planning.names import Globs, check_named, patterns, staying
+from slimming.planning.plans import Drafts, Plan, Unread
 from slimming.planning.ranking import Combine, Ranking, Scope, rank
 from slimming.planning.rounding import Rounding
 
 Dead = Literal["floor", "error", "bypass"]
-Unread = Literal["keep", "remove"]
 CHOICES = {
     "rounding": get_args(Rounding),
     "scope": get_args(Scope),
@@ -30,31 +32,6 @@ CHOICES = {
 }
 
 
-@dataclass(frozen=True)
-class Plan(Mapping[str, Tensor]):
-    """{gate: indices of the channels that stay, sorted}, and what it will cost."""
-
-    keep: dict[str, Tensor]
-    kept: int  # channels of all gates together
-    total: int
-    params: int  # predicted, exact
-    macs: int  # predicted, of the convolutions and linear layers, for one image
-    shortfalls: tuple[str, ...] = field(default=())  # what was asked for and isn't met, and why
-    fingerprint: str = ""  # of the graph it was made for
-    unread: Unread = "keep"  # what happens to channels that nobody reads any more
-    safe_ratio: float = 1.0  # the highest at which the ranking empties no layer; 1: all of them
-    latency: float | None = None  # measured, if it was a target: share of the dense network's time
-
-    def __getitem__(self, gate: str) -> Tensor:
-        return self.keep[gate]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.keep)
-
-    def __len__(self) -> int:
-        return len(self.keep)
-
-
 def plan(
     graph: ChannelGraph,
     scores: Mapping[str, Tensor],
@@ -62,7 +39,9 @@ def plan(
     *,
     target: Mapping[str, float] | None = None,
     measure: Callable[[Plan], float] | None = None,
-    floor: float = 1,
+    exclude: Globs = (),
+    only: Globs = (),
+    floor: Floor = 1,
     refill: bool = True,
     round_to: int = 1,
     rounding: Rounding = "nearest",
@@ -73,8 +52,13 @@ def plan(
 ) -> Plan:
     """Choose the channels to keep, for a ratio or for a target.
 
-    Given a ratio, exactly floor(total x ratio) channels go, in decimal arithmetic, unless a
-    constraint binds. Ties are broken by the rank's share within the layer, then by position.
+    Given a ratio, exactly floor(number x ratio) of the channels that may go do, in decimal
+    arithmetic, unless a constraint binds. Ties are broken by the rank's share within the layer,
+    then by position. Channels that are cut together count as one, as often as they are scored:
+    those of a residual stream, or of all groups of a grouped convolution.
+
+    A layer is a set of channels that the same gates score and the same weights make: where a
+    BatchNorm reads a concatenation, one of each convolution in front.
 
     Given a target, as few channels go as it takes (bisection along the ranking). Where the last of
     them was an expensive one, channels come back, the strongest first, until the cost is within
@@ -83,13 +67,21 @@ def plan(
 
     Args:
         scores: {gate: (channels,)}, higher = keep.
-        ratio: share of the channels to remove, 0 <= ratio < 1.
+        ratio: share of the channels to remove, 0 <= ratio < 1; of those that may go, which are all
+            but what `exclude` and `only` hold back.
         target: the most that may stay: {"macs": 0.5} is half of what the network costs before this
             cut, a number above 1 the MACs themselves; also "params", and "latency", which is always
             a share. All of them hold.
         measure: plan -> time of the thin network as a share of the dense one's; for "latency".
+        exclude: globs such as "layer4.*"; layers that they name stay whole, and so does all that
+            would have to go with them. They fit the name of a gate, that of a layer whose weight
+            makes its channels, or that of a module around one of these.
+        only: globs; what they don't name stays whole. Channels that several norms score, and
+            several weights make, go where all of these norms are named, or all of these weights.
         floor: the least a layer keeps: a number of channels, or a share below 1 (0.5 is the paper's
-            "at most 50 % of a layer", Table 4). At least one channel stays in any case.
+            "at most 50 % of a layer", Table 4). At least one channel stays in any case. Or
+            {glob: floor}: each holds for the layers that it names; {"layer4.*": 0.7} lets them lose
+            30 % at most.
         refill: make up in other layers for what the floor saved; a target always does.
         round_to: layers keep a multiple of this (at least one; smaller layers stay whole).
         rounding: keep the nearest multiple, the next higher (then no more channels go than asked;
@@ -103,21 +95,25 @@ def plan(
         unread: keep or remove channels that nobody reads any more.
 
     Raises:
-        ValueError: an option out of range, scores that are missing, not finite or of another shape,
-            a target out of reach, a layer that would be emptied under dead="error".
+        ValueError: an option out of range, a glob that names nothing, scores that are missing, not
+            finite, of another shape or negative under combine="l2", a target out of reach, a layer
+            that would be emptied under dead="error".
     """
     _check_goal(ratio, target, measure)
     words = {"rounding": rounding, "scope": scope, "combine": combine, "dead": dead}
-    check_options(floor, round_to, unread=unread, **words)
+    check_options(floor, round_to, exclude, only, unread=unread, **words)
     if (ratio or target) and not graph.gates:
         raise ValueError(_nothing_to_cut(graph))
-    ranking = rank(graph, scores, scope, combine)
+    layers, _ = find_layers(graph)
+    for glob in floor if isinstance(floor, Mapping) else ():
+        check_named("floor", glob, graph, layers)
+    ranking = rank(graph, scores, scope, combine, staying(graph, layers, exclude, only))
     refill = refill and scope != "layer"
     choice = Choice(graph, ranking, floor, refill, round_to, rounding, dead == "bypass")
-    drafts = _Drafts(graph, ranking, unread)
+    drafts = Drafts(graph, ranking, unread)
     if target is None:
-        sizes = ranking.sizes if scope == "layer" else [len(ranking.sequence)]
-        goal = sum(_share(ratio, size) for size in sizes)
+        free = [size for i, size in enumerate(ranking.sizes) if i not in ranking.stay]
+        goal = sum(_share(ratio, size) for size in (free if scope == "layer" else [sum(free)]))
         removed, saved = choice.along(goal) if scope == "layer" else choice.exactly(goal)
         gone, why, latency = sum(removed), f"floor={floor} and round_to={round_to} bind", None
         notes = [] if gone == goal else [f"{gone} channels go instead of {goal}: {why}"]
@@ -158,25 +154,6 @@ def safe_ratio(graph: ChannelGraph, scores: Mapping[str, Tensor]) -> float:
     return _safe_ratio(rank(graph, scores, "global", "max"))
 
 
-class _Drafts:
-    """Plans, and what they cost, from how many channels each layer loses."""
-
-    def __init__(self, graph: ChannelGraph, ranking: Ranking, unread: Unread):
-        self._graph, self._ranking, self._unread = graph, ranking, unread
-        self._count, self._fingerprint = Counter(graph, unread == "remove"), graph.fingerprint
-
-    def plan(self, removed: Removed, **more: Any) -> Plan:
-        stays = self._ranking.stays(removed)
-        keep = {gate: stays[ids].nonzero().flatten() for gate, ids in self._graph.gates.items()}
-        kept, (params, macs) = int(stays.sum()), self._count(stays)
-        known = {"fingerprint": self._fingerprint, "unread": self._unread}
-        return Plan(keep, kept, len(stays), params, macs, **known, **more)
-
-    def costs(self, removed: Removed) -> dict[str, float]:
-        params, macs = self._count(self._ranking.stays(removed))
-        return {"params": params, "macs": macs}
-
-
 def _safe_ratio(ranking: Ranking) -> float:
     # Rounded up a little, so that `_share` gives this very count again.
     return math.ceil(ranking.safe() / max(1, len(ranking.sequence)) * 1e12) / 1e12
@@ -213,18 +190,32 @@ def _check_goal(
         )
 
 
-def check_options(floor: float, round_to: int, **words: str) -> None:
+def check_options(
+    floor: Floor, round_to: int, exclude: Globs = (), only: Globs = (), **words: str
+) -> None:
     """What of a plan's options can be judged without a network.
 
     Raises:
         ValueError: one is out of range, or none of its choices.
     """
-    if isinstance(floor, bool) or not isinstance(floor, (int, float)) or not 0 <= floor < math.inf:
-        raise ValueError(f"floor is a number of channels, or a share below 1; got {floor!r}")
-    if floor > 1 and floor != int(floor):
-        raise ValueError(f"floor above 1 is a whole number of channels; got {floor!r}")
+    for low in floor.values() if isinstance(floor, Mapping) else [floor]:
+        _check_floor(low)
+    if isinstance(floor, Mapping):
+        patterns("floor", [*floor])
+    patterns("exclude", exclude)
+    patterns("only", only)
     if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
         raise ValueError(f"round_to is a whole number from 1 on; got {round_to!r}")
     for name, value in words.items():
         if value not in CHOICES[name]:
             raise ValueError(f"{name} is one of {', '.join(CHOICES[name])}; got {value!r}")
+
+
+def _check_floor(floor: float) -> None:
+    if isinstance(floor, bool) or not isinstance(floor, (int, float)) or not 0 <= floor < math.inf:
+        raise ValueError(
+            f"floor is a number of channels, or a share below 1, or {{layers: one of these}}; got "
+            f"{floor!r}"
+        )
+    if floor > 1 and floor != int(floor):
+        raise ValueError(f"floor above 1 is a whole number of channels; got {floor!r}")

@@ -8,17 +8,17 @@ folded into the BatchNorm behind it, or into its bias; or its weights are estima
 import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimming.graph import ChannelGraph
-from slimming.planning.slices import Keep, alive
+from slimming.graph.slices import Keep, alive
+from slimming.graph.twin import Example
+from slimming.repair.batches import NotFinite, examples, explained
 from slimming.repair.consumers import Cut, add_constant, channel_dim, cut_consumers, the_input
-from slimming.repair.refit import Refitted, refit
+from slimming.repair.refit import GROWTH, Refitted, refit
 from slimming.surgery.cut import check_graph
 
 Compensation = Literal["none", "bias", "expected", "refit"]
@@ -33,6 +33,7 @@ class Folded:
     shift: float  # root mean square, over its outputs, of the constant that was folded
     left: float  # root mean square of what a constant can't express: borders, and (for `expected`)
     # everything that varies from image to image
+    shortfall = None  # as `Refitted` has one
 
 
 def check_compensation(mode: str) -> None:
@@ -50,52 +51,59 @@ def compensate(
     graph: ChannelGraph,
     keep: Keep,
     thin: nn.Module,
-    images: Iterable[Tensor],
+    images: Iterable[Any],
     mode: Compensation,
+    growth: float = GROWTH,
 ) -> list[Folded] | list[Refitted]:
     """Let `thin` make up for the cut channels, in place.
 
     Args:
         model, graph, keep, thin: as given to and returned by `slim`.
-        images: batches (N, ...) of training images, without augmentation.
+        images: batches of training images without augmentation, or whatever else the network is
+            called with: see `slimming.repair.batches.examples`. Labels may come along.
         mode: `none`; or fold the cut channels' mean contribution: what they give when gamma is 0,
             act(beta) (`bias`), or on these images, E[act(gamma z + beta)] (`expected`); or estimate
             the weights of their consumers anew (`refit`, see there).
+        growth: of `refit`: how much larger than now their weights may become.
 
     Zero padding makes a constant inexact at the borders of a map: `bias` and `expected` fold the
     mean over all positions and report the rest in `Folded.left`. `refit` sees the borders.
 
     Raises:
-        ValueError: unknown mode, no images, or NaN or infinity on them; `thin` is as before.
+        ValueError: unknown mode, no images, or NaN or infinity on them. Whatever is raised, `thin`
+            is as before.
     """
     check_compensation(mode)
     if mode == "none":
         return []
     check_graph(model, graph, keep)
     if mode == "refit":
-        return refit(model, graph, keep, thin, images)
+        return refit(model, graph, keep, thin, images, growth=growth)
     stays = alive(graph, keep)
     source = copy.deepcopy(model).eval()
     if mode == "bias":
         for gate, ids in graph.gates.items():
             source.get_submodule(gate).weight[~stays[ids]] = 0.0
-    folded = []
-    cuts = cut_consumers(graph, keep, thin)
-    for layer, (mean, square) in _measure(source, cuts, images).items():
+    cuts, constants, folded = cut_consumers(graph, keep, thin), {}, []
+    for layer, (mean, square) in _measure(model, source, cuts, examples(model, images)).items():
         if (kept := cuts[layer].outputs) is not None:
             mean, square = mean[kept], square[kept]
-        add_constant(thin, graph, layer, mean)
+        constants[layer] = mean
         left = (square - mean.square()).clamp(min=0).mean().sqrt()
         folded.append(Folded(layer, mean.square().mean().sqrt().item(), left.item()))
+    trial = copy.deepcopy(thin)
+    for network in (trial, thin):  # what fails, fails on the copy
+        for layer, constant in constants.items():
+            add_constant(network, graph, layer, constant)
     return folded
 
 
 def _measure(
-    source: nn.Module, cuts: dict[str, Cut], images: Iterable[Tensor]
+    model: nn.Module, source: nn.Module, cuts: dict[str, Cut], batches: Iterable[Example]
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """{consumer: (mean, mean square) of what the cut channels give it, over images and positions}.
 
-    Both are (outputs,), in float64.
+    `source` is the network as it is measured, a copy of `model`. Both are (outputs,), in float64.
     """
     sums: dict[str, list[Any]] = {}
 
@@ -108,9 +116,7 @@ def _measure(
                 .flatten(1)
             )
             if not given.isfinite().all():
-                raise ValueError(
-                    f"'{name}' reads NaN or infinity on the images: nothing was folded"
-                )
+                raise NotFinite(name)
             total = sums.setdefault(name, [0.0, 0.0, 0])
             total[0] = total[0] + given.sum(1)
             total[1] = total[1] + given.square().sum(1)
@@ -124,41 +130,10 @@ def _measure(
         only_cut.weight.index_fill_(cut.dim, cut.inputs.to(layer.weight.device), 0.0)
         only_cut.bias = None
         layer.register_forward_pre_hook(listen(name, only_cut), with_kwargs=True)
-    seen = False
-    for batch in images:
-        source(batch)
-        seen = True
-    if not seen:
+    number = 0
+    for number, example in enumerate(batches, 1):
+        with explained(model, example, number, "nothing was folded"):
+            source(*example.args, **example.kwargs)
+    if not number:
         raise ValueError("compensation needs at least one batch of training images")
     return {name: (total / n, square / n) for name, (total, square, n) in sums.items()}
-
-
-@torch.no_grad()
-def recalibrate(model: nn.Module, images: Iterable[Tensor]) -> None:
-    """Estimate every BatchNorm's mean and variance anew on these images, in place.
-
-    A plain average over the batches; dropout stays off and no weight changes.
-
-    Raises:
-        ValueError: no images; the statistics are as before.
-    """
-    batches = iter(images)
-    first = next(batches, None)
-    if first is None:
-        raise ValueError("recalibration needs at least one batch of training images")
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    modes = {module: module.training for module in model.modules()}
-    momenta = {norm: norm.momentum for norm in norms}
-    model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # cumulative average
-        norm.train()
-    try:
-        for batch in chain([first], batches):
-            model(batch)
-    finally:
-        for norm, momentum in momenta.items():
-            norm.momentum = momentum
-        for module, mode in modes.items():
-            module.training = mode

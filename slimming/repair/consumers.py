@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from slimming.graph import ChannelGraph
-from slimming.graph.bypass import Removed, stands_in
-from slimming.graph.selection import selects
-from slimming.planning.slices import Keep, slices
+from slimming.graph.slices import Keep, slices
+from slimming.modules.bypass import Constant, Removed, stands_in
+from slimming.modules.layers import own_forward
+from slimming.modules.selection import selects
 
 
 class Cut(NamedTuple):
@@ -28,15 +29,32 @@ class Cut(NamedTuple):
 
 
 def cut_consumers(graph: ChannelGraph, keep: Keep, thin: nn.Module) -> dict[str, Cut]:
-    """{layer: what it lost} for each layer of `thin` that reads fewer channels than before."""
+    """{layer: what it lost} for each layer of `thin` that reads fewer channels than before.
+
+    Linear and convolutional layers as torch has them, and what is left of a branch. Weights that
+    are used otherwise (recurrent layers, functions, a forward of one's own) can't take a constant.
+    """
     cuts, found = slices(graph, keep), {}
     for weight, dim in graph.reads:
-        layer = weight.rpartition(".")[0]
+        layer, _, attribute = weight.rpartition(".")
         kept = dict(cuts.get(weight, []))
         inputs = kept.pop(dim, None)
-        if inputs is not None and not isinstance(thin.get_submodule(layer), Removed):
+        if inputs is not None and attribute == "weight" and _is_plain(thin.get_submodule(layer)):
             found[layer] = Cut(dim, inputs, next(iter(kept.values()), None))
     return found
+
+
+def out_of_reach(graph: ChannelGraph, keep: Keep, thin: nn.Module) -> list[str]:
+    """The weights that read fewer channels than before and can't be compensated."""
+    cuts, within = slices(graph, keep), cut_consumers(graph, keep, thin)
+    read = [weight for weight, dim in graph.reads if dim in dict(cuts.get(weight, []))]
+    removed = {name for name, module in thin.named_modules() if isinstance(module, Removed)}
+    return [w for w in read if w.rpartition(".")[0] not in within.keys() | removed]
+
+
+def _is_plain(module: nn.Module) -> bool:
+    layer = isinstance(module, (nn.Linear, _ConvNd)) and not own_forward(module)
+    return layer or isinstance(module, Constant)
 
 
 def add_constant(model: nn.Module, graph: ChannelGraph, layer: str, constant: Tensor) -> None:
@@ -45,9 +63,8 @@ def add_constant(model: nn.Module, graph: ChannelGraph, layer: str, constant: Te
     Where a BatchNorm alone reads it, its mean takes it: BN(x + c) is BN with running_mean - c. So
     nothing changes in training mode, where it would be normalised away. Elsewhere the bias does.
     """
-    norm = graph.folds.get(layer)
-    if norm is not None and model.get_submodule(norm).running_mean is not None:
-        module = model.get_submodule(norm)
+    module = dict(model.named_modules()).get(graph.folds.get(layer, ""))
+    if isinstance(getattr(module, "running_mean", None), Tensor):
         seen = constant[module.index] if selects(module) else constant
         module.running_mean.sub_(seen.to(module.running_mean))
         return
@@ -71,6 +88,16 @@ def outputs_at(layer: nn.Module, output: Tensor, rows: Tensor) -> Tensor:
     """(rows,) of a layer's output -> (rows, outputs)."""
     output = output.movedim(channel_dim(layer), -1)
     return output[torch.unravel_index(rows, output.shape[:-1])]
+
+
+def as_matrix(layer: nn.Module) -> Tensor:
+    """A layer's weight as (inputs, outputs), inputs in the order of `inputs_at`."""
+    if stands_in(layer):
+        return layer.bias.new_zeros(0, len(layer.bias))
+    weight = layer.weight
+    if isinstance(layer, _ConvTransposeNd):
+        weight = weight.flip(list(range(2, weight.dim()))).transpose(0, 1)
+    return weight.flatten(1).T
 
 
 def inputs_at(layer: nn.Module, x: Tensor, output: Tensor) -> Callable[[Tensor], Tensor]:
@@ -99,7 +126,7 @@ def inputs_at(layer: nn.Module, x: Tensor, output: Tensor) -> Callable[[Tensor],
 
 
 def as_weight(layer: nn.Module, matrix: Tensor) -> Tensor:
-    """(inputs, outputs), inputs in the order of `inputs_at` -> the shape of the layer's weight."""
+    """The other way: (inputs, outputs) -> the shape of the layer's weight."""
     if not isinstance(layer, _ConvTransposeNd):
         return matrix.T.reshape(layer.weight.shape)
     channels, made, *kernel = layer.weight.shape

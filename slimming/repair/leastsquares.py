@@ -1,7 +1,12 @@
 """What has to be added to a linear layer's weights so that it gives what it ought to give."""
 
+import math
+
 import torch
 from torch import Tensor
+
+STEP = math.sqrt(10)  # from one damping to the next
+MOST = 1e8  # damping beyond which no change is left
 
 
 class LeastSquares:
@@ -41,15 +46,19 @@ class LeastSquares:
         inputs, missing = zip(*self._blocks)
         return torch.cat(inputs), torch.cat(missing)
 
-    def solve(self, damping: float) -> tuple[Tensor, Tensor, float, float, float]:
+    def solve(
+        self, damping: float, weights: Tensor | None = None, growth: float = math.inf
+    ) -> tuple[Tensor, Tensor, float, float, float]:
         """(change (inputs, outputs), shift (outputs,), error before, error after, damping).
 
-        The ridge on `change` is `damping` times the inputs' mean variance. Where the equations are
-        singular all the same, it grows tenfold until they are not. Errors are root mean squares,
-        as shares of the target's standard deviation.
+        The ridge on `change` is `damping` times the inputs' mean variance. It grows by sqrt(10)
+        while the equations are singular all the same, or `weights` + change are larger than
+        `growth` times `weights` (inputs, outputs), by their Frobenius norms. In the end no change
+        is left, only the shift. Errors are root mean squares, as shares of the target's standard
+        deviation.
         """
-        n, (x, y, t) = self.rows, (total / self.rows for total in self._sums[:3])
-        before, energy = self._sums[3], self._sums[4] - n * t.square().sum()
+        n, (x, y, _) = self.rows, (total / self.rows for total in self._sums[:3])
+        before = self._sums[3]
         shifted = before - n * y.square().sum()  # the error with the best shift alone
         if self._gram is not None:
             matrix = self._gram - n * torch.outer(x, x)
@@ -59,24 +68,50 @@ class LeastSquares:
             inputs = inputs - x
             matrix, moment = inputs @ inputs.T, missing - y
         scale = matrix.trace() / max(len(x), 1)
-        change, after = torch.zeros(len(x), len(y)).to(x), shifted
-        while scale > 0:
-            ridge = damping * scale * torch.eye(len(matrix)).to(matrix)
-            factor, failed = torch.linalg.cholesky_ex(matrix + ridge)
-            # Of a singular matrix rounding may leave a tiny pivot, and huge weights behind it.
-            smallest = len(matrix) * torch.finfo(matrix.dtype).eps * matrix.diagonal().max()
-            if not failed and factor.diagonal().square().min() >= smallest:
+        # Differences of squares are off by rounding, below 0 too where a shift is all it takes.
+        most = shifted.clamp(min=0) * (1 + 1e-9) + 1e-12 * before
+        while scale > 0 and damping < MOST:
+            factor = _factor(matrix, damping * scale)
+            if factor is not None:
                 change = torch.cholesky_solve(moment, factor)
                 left = moment - matrix @ change
                 if self._gram is not None:
                     after = shifted - (change * (moment + left)).sum()
                 else:
                     after, change = left.square().sum(), inputs.T @ change
-                if after <= shifted * (1 + 1e-9):  # False for NaN
+                # False for NaN
+                if after <= most and times_larger(weights, change) <= growth:
                     break
-            damping = max(10 * damping, 1e-15)
+            damping = max(STEP * damping, 1e-15)
+        else:
+            change, after = torch.zeros(len(x), len(y)).to(x), shifted
         shift = y - (self._origin[0] + x) @ change
+        energy = self._energy()
         return change, shift, _share(before, energy), _share(after, energy), damping
+
+    def _energy(self) -> Tensor:
+        """The target's squared deviation; of one that never changes, a millionth of its size."""
+        n, mean = self.rows, self._sums[2] / self.rows
+        deviation = self._sums[4] - n * mean.square().sum()
+        return torch.maximum(deviation, 1e-12 * n * (self._origin[1] + mean).square().sum())
+
+
+def times_larger(weights: Tensor | None, change: Tensor) -> float:
+    """How many times as large (Frobenius norm) the weights are with the change; none: 1."""
+    if weights is None or not len(change):
+        return 1.0
+    new, old = (weights + change).norm(), weights.norm()
+    return (new / old).item() if new != old else 1.0
+
+
+def _factor(matrix: Tensor, ridge: Tensor) -> Tensor | None:
+    """The Cholesky factor of matrix + ridge, unless that is singular."""
+    factor, failed = torch.linalg.cholesky_ex(matrix + ridge * torch.eye(len(matrix)).to(matrix))
+    # Of a singular matrix rounding may leave a tiny pivot, and huge weights behind it.
+    smallest = len(matrix) * torch.finfo(matrix.dtype).eps * matrix.diagonal().max()
+    if failed or factor.diagonal().square().min() < smallest:
+        return None
+    return factor
 
 
 def _share(error: Tensor, energy: Tensor) -> float:

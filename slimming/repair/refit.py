@@ -6,21 +6,23 @@ Pruning, ICCV 2017, section 3.2). Closed form; no labels, no gradients.
 """
 
 import copy
+import math
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from math import ceil
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from slimming.graph import ChannelGraph
-from slimming.planning.slices import Keep
+from slimming.graph.slices import Keep
+from slimming.repair.batches import NotFinite, examples, explained
 from slimming.repair.consumers import (
     Cut,
     add_constant,
+    as_matrix,
     as_weight,
     channel_dim,
     cut_consumers,
@@ -28,14 +30,13 @@ from slimming.repair.consumers import (
     outputs_at,
     the_input,
 )
-from slimming.repair.leastsquares import LeastSquares
+from slimming.repair.leastsquares import LeastSquares, times_larger
+from slimming.repair.survey import BLOCK, Survey
 
 DAMPING = 1e-2
-ROWS = 2**14  # outputs, at most, that a layer is fitted on
-BLOCK = 2**12  # of them at a time
-HELD = 2**30  # bytes of original outputs
-LIVE = 2**31  # bytes of feature maps of the images that run together
-ROUNDS = 8  # for a layer that is called several times: a new fit changes what it reads
+GROWTH = 2.0  # keeps nearly all of the gain of a network that is used as it is
+GROWTH_BEFORE_TUNING = 1.5  # larger weights recover worse from the first large steps
+UNEXPLAINED = 0.9  # a layer of which more is left than this has lost what it computed from
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,18 @@ class Refitted:
     before: float  # root mean square error on the images, the layers before it refitted already
     after: float
     rows: int  # output positions it was fitted on
-    damping: float  # more than asked for where the equations were singular
+    damping: float  # more than asked for where the equations were singular, or weights too large
+    growth: float  # how many times as large as before its weights are
+
+    @property
+    def shortfall(self) -> str | None:
+        """In words, if what the layer still reads hardly explains what it ought to give."""
+        if self.after <= UNEXPLAINED:
+            return None
+        return (
+            f"'{self.layer}' reads too little to give what it gave before the cut: refit leaves "
+            f"{self.after:.0%} of its deviation unexplained"
+        )
 
 
 @torch.no_grad()
@@ -55,38 +67,55 @@ def refit(
     graph: ChannelGraph,
     keep: Keep,
     thin: nn.Module,
-    images: Iterable[Tensor],
+    images: Iterable[Any],
     damping: float = DAMPING,
+    growth: float = math.inf,
 ) -> list[Refitted]:
     """Estimate anew each layer of `thin` that read a cut channel, in place.
 
     Args:
         model, graph, keep, thin: as given to and returned by `slim`.
-        images: batches (N, ...) of training images, without augmentation.
+        images: batches of training images without augmentation, or whatever else the network is
+            called with: see `slimming.repair.batches.examples`. Labels may come along.
         damping: how strongly the present weights are held on to: a ridge on the difference, as a
-            share of the inputs' mean variance.
+            share of the inputs' mean variance. More where they would grow too much.
+        growth: how many times as large a layer's weights may become (Frobenius norm), 1 or more.
 
-    Images whose feature maps don't fit into 2 GiB together run again, up to it, for each layer:
-    with fewer images that takes one run in all.
+    Each of the two networks runs once. Images whose feature maps don't fit into 2 GiB together run
+    again, up to it, for each layer.
 
-    Layers that read nothing that was cut stay as they are, and so do those that only run in
-    training mode (auxiliary heads) and those that share their weight with others.
+    A layer that is called several times is fitted on what the original network gives it. Layers
+    that read nothing that was cut stay as they are, and so do those that only run in training mode
+    (auxiliary heads), those that share their weight with others, and those with a forward of
+    their own.
 
     Raises:
-        ValueError: no images, or NaN or infinity in a layer on them; `thin` is as before.
+        ValueError: no images, NaN or infinity in a layer on them, or growth below 1. Whatever is
+            raised, `thin` is as before.
     """
+    check_growth(growth)
     source, work = copy.deepcopy(model).eval(), copy.deepcopy(thin).eval()
     consumers = cut_consumers(graph, keep, thin)
     owners = Counter(id(module.weight) for module in thin.modules() if hasattr(module, "weight"))
     consumers = {  # a weight that layers share can't suit them one by one
         name: cut for name, cut in consumers.items() if owners[_weight_id(thin, name)] <= 1
     }
-    survey = _Survey(source, consumers, [batch for batch in images if len(batch)])
-    originals = _originals(source, consumers, survey)
-    fits = _Refitting(graph, work, survey, originals, damping).run()
-    for layer, change, shift, _ in fits:
+    survey = Survey(source, consumers, list(examples(model, images)))
+    fitting = _Refitting(graph, consumers, work, survey, damping, growth)
+    fitting.listen(model, source)
+    fitting.walk(thin)
+    for layer, (change, shift) in fitting.changes.items():
         _install(thin, graph, layer, change, shift)
-    return [row for *_, row in fits]
+    return [fitting.rows[layer] for layer in survey.calls]
+
+
+def check_growth(growth: float) -> None:
+    """
+    Raises:
+        ValueError: weights can't be bounded by this.
+    """
+    if not growth >= 1:
+        raise ValueError(f"growth is a factor of 1 or more; got {growth:g}")
 
 
 def _weight_id(model: nn.Module, layer: str) -> int:
@@ -102,174 +131,101 @@ def _install(
     add_constant(model, graph, layer, shift)
 
 
-class _Survey:
-    """One batch through the original network: what is called, how often, how large it all is."""
-
-    def __init__(self, source: nn.Module, consumers: Iterable[str], batches: list[Tensor]):
-        if not batches:
-            raise ValueError("compensation needs at least one batch of training images")
-        self.calls: dict[str, int] = {}  # consumer -> calls, in the order of execution
-        self._positions: dict[str, int] = {}  # consumer -> rows in the first batch
-        self._largest = 1  # bytes of the largest feature map
-        modules = {name: source.get_submodule(name) for name in consumers}
-        hooks = [m.register_forward_hook(partial(self._call, n)) for n, m in modules.items()]
-        hooks += [module.register_forward_hook(self._size) for module in source.modules()]
-        source(batches[0])
-        for hook in hooks:
-            hook.remove()
-        first, total = len(batches[0]), sum(map(len, batches))
-        row = sum(4 * len(modules[name].weight) * calls for name, calls in self.calls.items())
-        wanted = min(ROWS, HELD // max(row, 1))
-        self._share = {n: wanted * first / (p * total) for n, p in self._positions.items()}
-        # A few maps live at the same time.
-        self.chunks = torch.cat(batches).split(max(1, LIVE * first // (4 * self._largest)))
-
-    def _call(self, layer: str, module: nn.Module, args: tuple, output: Tensor) -> None:
-        self.calls[layer] = self.calls.get(layer, 0) + 1
-        self._positions[layer] = self._positions.get(layer, 0) + _num_rows(module, output)
-
-    def _size(self, module: nn.Module, args: tuple, output) -> None:
-        if isinstance(output, Tensor):
-            self._largest = max(self._largest, output.numel() * output.element_size())
-
-    def rows(self, layer: str, module: nn.Module, output: Tensor) -> Tensor:
-        """Which rows of this output to look at: evenly spread, at random within each interval."""
-        total = _num_rows(module, output)
-        taken = min(total, ceil(total * self._share[layer]))
-        if taken == total:
-            return torch.arange(total, device=output.device)
-        place = torch.rand(taken, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        return ((torch.arange(taken) + place) * (total / taken)).long().to(output.device)
-
-
-def _num_rows(module: nn.Module, output: Tensor) -> int:
-    return output.numel() // output.shape[channel_dim(module)]
-
-
-def _originals(
-    source: nn.Module, consumers: dict[str, Cut], survey: _Survey
-) -> dict[str, list[list[Tensor]]]:
-    """{consumer: [chunk][call] of (rows, surviving outputs)}: what it gave before the cut."""
-    found: dict[str, list[list[Tensor]]] = {name: [] for name in survey.calls}
-
-    def listen(layer: str, module: nn.Module, args: tuple, output: Tensor) -> None:
-        rows = outputs_at(module, output, survey.rows(layer, module, output))
-        kept = consumers[layer].outputs
-        rows = rows if kept is None else rows[:, kept.to(rows.device)]
-        _check(layer, rows)
-        found[layer][-1].append(rows)
-
-    for layer in survey.calls:
-        source.get_submodule(layer).register_forward_hook(partial(listen, layer))
-    for chunk in survey.chunks:
-        for calls in found.values():
-            calls.append([])
-        source(chunk)
-    return found
-
-
-def _check(layer: str, rows: Tensor) -> None:
-    if not rows.isfinite().all():
-        raise ValueError(f"'{layer}' gives NaN or infinity on the images: nothing was refitted")
-
-
-class _Enough(Exception):
-    """The rest of this forward pass isn't needed."""
-
-
 class _Refitting:
-    """The thin network runs, and each consumer it reaches is refitted before it goes on.
+    """The original network runs and is listened to; the thin one runs and is refitted on the way.
 
-    Where the images are too many to run together, all chunks of them run up to that consumer
-    first. A consumer that is called several times is fitted on all of its calls.
+    Where the images are too many to run together, all chunks of them run up to a consumer first.
     """
 
     def __init__(
         self,
         graph: ChannelGraph,
+        consumers: dict[str, Cut],
         work: nn.Module,
-        survey: _Survey,
-        originals: dict[str, list[list[Tensor]]],
+        survey: Survey,
         damping: float,
+        growth: float,
     ):
-        self.graph, self.work, self.survey, self.originals = graph, work, survey, originals
-        self.damping = damping
-        self.queue = list(survey.calls)
-        self.tried: list[tuple[Tensor, Tensor, float]] = []  # change, constant, error
-        self.fits: list[tuple[str, Tensor, Tensor, Refitted]] = []
-        self._start()
+        self.graph, self.consumers, self.work, self.survey = graph, consumers, work, survey
+        self.damping, self.growth = damping, growth
+        self.equations = {layer: LeastSquares() for layer in survey.calls}
+        self.targets: dict[str, list[Tensor]] = {layer: [] for layer in survey.calls}  # by chunk
+        self.changes: dict[str, tuple[Tensor, Tensor]] = {}
+        self.rows: dict[str, Refitted] = {}
 
-    def _start(self) -> None:
-        """The next consumer, or another round of the same one."""
-        self.equations, self.seen, self.called = LeastSquares(), set(), 0
+    def listen(self, model: nn.Module, source: nn.Module) -> None:
+        """What every consumer gave before the cut; those called several times are fitted on it."""
+        for layer in self.survey.calls:
+            hook = partial(self._heard, layer)
+            source.get_submodule(layer).register_forward_hook(hook, with_kwargs=True)
+        for number, chunk in enumerate(self.survey.chunks, 1):
+            with explained(model, chunk, number, "nothing was refitted"):
+                source(*chunk.args, **chunk.kwargs)
+        for layer, calls in self.survey.calls.items():
+            if calls > 1:
+                self._solve(layer)
 
-    def run(self) -> list[tuple[str, Tensor, Tensor, Refitted]]:
-        """[(layer, change of its weights, constant, report)]."""
+    def _heard(self, layer: str, module: nn.Module, args: tuple, kwargs: dict, output: Tensor):
+        rows, kept = self.survey.rows(layer, module, output), self.consumers[layer].outputs
+        target = outputs_at(module, output, rows)
+        target = target if kept is None else target[:, kept.to(target.device)]
+        if not target.isfinite().all():
+            raise NotFinite(layer)
+        if self.survey.calls[layer] == 1:
+            self.targets[layer].append(target)
+            return
+        thin, x = self.work.get_submodule(layer), the_input(args, kwargs)
+        kept = self.consumers[layer].inputs.to(x.device)
+        x = x.index_select(channel_dim(module), kept)
+        self._add(layer, thin, x, thin(x), rows, target)
+
+    def walk(self, thin: nn.Module) -> None:
+        """The thin network runs; each consumer it reaches is refitted before it goes on."""
+        self.queue = [layer for layer, calls in self.survey.calls.items() if calls == 1]
+        self.seen: set[int] = set()  # the chunks that have reached the first of the queue
         for layer in self.queue:
             module = self.work.get_submodule(layer)
             module.register_forward_hook(partial(self._reached, layer), with_kwargs=True)
         while self.queue:
-            for chunk, images in enumerate(self.survey.chunks):
-                if self.queue and chunk not in self.seen:
-                    self.chunk, self.called = chunk, 0
-                    with suppress(_Enough):
-                        self.work(images)
-                        self._check_all_done()
-        return self.fits
-
-    def _check_all_done(self) -> None:
-        if self.queue:
-            raise ValueError(f"the thin network never calls '{self.queue[0]}': cut the model again")
+            for number, chunk in enumerate(self.survey.chunks):
+                if not self.queue or number in self.seen:
+                    continue
+                self.chunk = number
+                with explained(thin, chunk, number + 1, "nothing was refitted"):
+                    self.work(*chunk.args, **chunk.kwargs)
+                if self.queue and number not in self.seen:
+                    raise ValueError(
+                        f"the thin network never calls '{self.queue[0]}': cut the model again"
+                    )
 
     def _reached(self, layer: str, module: nn.Module, args: tuple, kwargs: dict, output: Tensor):
-        if not self.queue or layer != self.queue[0]:
+        if not self.queue or layer != self.queue[0] or self.chunk in self.seen:
             return None
-        self._look(layer, module, the_input(args, kwargs), output)
-        self.called += 1
-        if self.called < self.survey.calls[layer]:
-            return None
+        rows = self.survey.rows(layer, module, output)
+        x, target = the_input(args, kwargs), self.targets[layer][self.chunk]
+        self._add(layer, module, x, output, rows, target)
         self.seen.add(self.chunk)
         if len(self.seen) < len(self.survey.chunks):
-            raise _Enough
-        if self.survey.calls[layer] > 1:
-            self._round(layer)
-            raise _Enough  # its first call still had the old weights
-        change, shift, *numbers = self.equations.solve(self.damping)
-        _install(self.work, self.graph, layer, change, shift)
-        self._finish(layer, change, shift, *numbers)
+            return None
+        self._solve(layer)
+        self.queue.pop(0)
+        self.seen = set()
         return module.forward(*args, **kwargs)
 
-    def _look(self, layer: str, module: nn.Module, x: Tensor, output: Tensor) -> None:
-        rows = self.survey.rows(layer, module, output)
-        inputs, original = inputs_at(module, x, output), self.originals[layer][self.chunk]
-        for some, target in zip(rows.split(BLOCK), original[self.called].split(BLOCK)):
+    def _add(self, layer: str, module: nn.Module, x: Tensor, output: Tensor, rows, target) -> None:
+        inputs = inputs_at(module, x, output)
+        for some, wanted in zip(rows.split(BLOCK), target.split(BLOCK)):
             given = outputs_at(module, output, some)
-            _check(layer, given)
-            self.equations.add(inputs(some).double(), given.double(), target.double())
+            if not given.isfinite().all():
+                raise NotFinite(layer)
+            self.equations[layer].add(inputs(some).double(), given.double(), wanted.double())
 
-    def _round(self, layer: str) -> None:
-        """Fit once more as long as that lowers the error which is then measured."""
-        change, shift, error, _, damping = self.equations.solve(self.damping)
-        if not self.tried:
-            self.now = 0 * change, 0 * shift
-        self.tried.append((*self.now, error))
-        best = min(self.tried, key=lambda fit: fit[2])
-        if best is self.tried[-1] and len(self.tried) <= ROUNDS:
-            self._move(layer, change, shift)
-            self._start()
-            return
-        self._move(layer, best[0] - self.now[0], best[1] - self.now[1])
-        self._finish(layer, *best[:2], self.tried[0][2], best[2], damping)
-
-    def _move(self, layer: str, change: Tensor, shift: Tensor) -> None:
+    def _solve(self, layer: str) -> None:
+        weights = as_matrix(self.work.get_submodule(layer)).double()
+        equations = self.equations.pop(layer)
+        change, shift, before, after, damping = equations.solve(self.damping, weights, self.growth)
+        larger = times_larger(weights, change)
+        self.rows[layer] = Refitted(layer, before, after, equations.rows, damping, larger)
+        self.changes[layer] = change, shift
+        self.targets[layer].clear()
         _install(self.work, self.graph, layer, change, shift)
-        self.now = self.now[0] + change, self.now[1] + shift
-
-    def _finish(self, layer: str, change: Tensor, shift: Tensor, *numbers: float) -> None:
-        before, after, damping = numbers
-        row = Refitted(layer, before, after, self.equations.rows, damping)
-        self.fits.append((layer, change, shift, row))
-        self.queue.pop(0)
-        del self.originals[layer]
-        self.tried = []
-        self._start()

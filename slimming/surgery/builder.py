@@ -9,10 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from slimming.graph.bypass import Constant, Removed, replace_module, stands_in
-from slimming.graph.layers import SCORED
-from slimming.graph.selection import SELECTING, select, selects
-from slimming.surgery.cut import agree
+from slimming.modules.layers import agree_at
+from slimming.surgery.edits import Edit, edits_in, replay
 
 ALLOWED = ("models", "torchvision.models")  # modules whose networks a checkpoint may name
 
@@ -84,44 +82,56 @@ def refuse_downloads(factory: Callable, arguments: Mapping[str, Any]) -> None:
             )
 
 
-def fit_shapes(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Give a freshly built network the (smaller) shapes of these tensors, in place.
+def fit_shapes(
+    model: nn.Module, weights: Mapping[str, Tensor], edits: Sequence[Edit] | None = None
+) -> None:
+    """Give a freshly built network the edits, the (smaller) shapes and the types of the one whose
+    weights these are, in place.
+
+    Args:
+        edits: None: as `weights` say, if they are its state_dict.
 
     Raises:
         ValueError: they can't come from this network.
     """
-    old = model.state_dict()
-    made: dict[nn.Parameter, nn.Parameter] = {}  # a weight that layers share stays one
+    replay(model, edits_in(weights) if edits is None else edits)
+    kinds = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
+    if len(kinds) == 1 and kinds != {torch.get_default_dtype()}:
+        model.to(*kinds)  # what isn't saved, too
+    for path, module in model.named_modules():  # those that were cut are saved
+        cut = {n for n in module._non_persistent_buffers_set if _joined(path, n) in weights}
+        module._non_persistent_buffers_set -= cut
+    own = model.state_dict(keep_vars=True)
     for name, tensor in weights.items():
-        path, _, attribute = name.rpartition(".")
-        if name in old and old[name].shape == tensor.shape:
-            continue
-        try:
-            module = model.get_submodule(path)
-        except AttributeError as error:
-            raise ValueError(f"the checkpoint has '{name}', which the network lacks") from error
-        if name in old:
-            if not _fits_into(tensor.shape, old[name].shape):
-                shapes = f"{tuple(tensor.shape)} instead of {tuple(old[name].shape)}"
+        old = own.get(name)
+        if old is not None and (old.shape, old.dtype) != (tensor.shape, tensor.dtype):
+            if not _fits_into(tensor.shape, old.shape):
+                shapes = f"{tuple(tensor.shape)} instead of {tuple(old.shape)}"
                 raise ValueError(f"the weights are another network's: '{name}' is {shapes}")
-            new = torch.empty(tensor.shape, dtype=old[name].dtype)
-            present = getattr(module, attribute)
-            if isinstance(present, nn.Parameter):
-                new = made.setdefault(present, nn.Parameter(new))
-            setattr(module, attribute, new)
-        elif (attribute == "index" and selects(module)) or stands_in(module):
-            continue  # done under another name
-        elif attribute == "removed" and isinstance(module, SCORED):
-            replace_module(model, path, Removed(module))
-        elif attribute == "constant" and isinstance(module, (_ConvNd, nn.Linear)):
-            replace_module(model, path, Constant(module, torch.empty_like(tensor)))
-        elif attribute == "index" and type(module) in SELECTING:
-            replace_module(model, path, select(module, torch.empty_like(tensor)))
-        elif attribute == "bias" and isinstance(module, (_ConvNd, nn.Linear)):
-            module.bias = nn.Parameter(torch.empty(tensor.shape, dtype=module.weight.dtype))
-        else:
-            raise ValueError(f"the checkpoint has '{name}', which the network lacks")
-        agree(model.get_submodule(path))
+            floating = old.is_floating_point() and tensor.is_floating_point()
+            old.data = torch.empty(tensor.shape, dtype=tensor.dtype if floating else old.dtype)
+            agree_at(model, name.rpartition(".")[0])
+    for name in weights.keys() - own.keys():
+        _add_bias(model, name, weights[name])
+
+
+def _joined(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _add_bias(model: nn.Module, name: str, tensor: Tensor) -> None:
+    """What compensating and folding give to a layer without one."""
+    path, _, attribute = name.rpartition(".")
+    try:
+        layer = model.get_submodule(path)
+    except AttributeError:
+        layer = None
+    if attribute != "bias" or not isinstance(layer, (_ConvNd, nn.Linear)):
+        raise ValueError(f"the checkpoint has '{name}', which the network lacks")
+    made = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+    if tensor.shape != (made,):
+        raise ValueError(f"'{path}' gives {made} values, its bias has the shape {tensor.shape}")
+    layer.bias = nn.Parameter(torch.empty(tensor.shape, dtype=tensor.dtype))
 
 
 def _way_to(module_name: str, error: Exception) -> str:

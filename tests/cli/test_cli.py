@@ -9,6 +9,7 @@ from door import ROOT, TINY, shell
 from terminal import refusal
 
 SCRIPTS = ("train", "prune", "finetune", "pipeline", "evaluate", "export", "report")
+SCRIPTS += ("sensitivity",)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -46,7 +47,7 @@ def test_a_misspelt_command_line_is_explained(arguments, words):
         ("+recipe.schedule.warmup=abc", "recipe.schedule.warmup is a share, 0 <= warm"),
         ("hardware.threads=abc", "hardware.threads is a whole number from 1 on; got 'abc'"),
         ("method.strength=abc", "method.strength (lambda) is a number"),
-        ("epochs=0", "training needs at least 1 epoch"),
+        ("epochs=-1", "training needs epochs, from 0 (none at all) on"),
         ("data.val_size=abc", "data.val_size is a whole number; got 'abc'"),
     ],
 )

@@ -183,6 +183,16 @@ def test_a_sample_is_seeded_and_without_replacement():
         data.sample(51, seed=0)
 
 
+def test_a_labelled_sample_has_the_images_of_the_sample_and_their_own_labels():
+    data = fake(num_train=50)
+    plain = normalise(data.train.images, data.mean, data.std)
+    pairs = list(data.labelled(20, seed=3, batch_size=8))
+    images, labels = (torch.cat(part) for part in zip(*pairs))
+    assert torch.equal(images, torch.cat(list(data.sample(20, seed=3, batch_size=8))))
+    found = (images.flatten(1)[:, None] == plain.flatten(1)[None]).all(2).int().argmax(1)
+    assert torch.equal(labels, data.train.labels[found])
+
+
 def test_to_copies_nothing_that_is_there_and_everything_follows_the_device():
     data = fake()
     assert data.to("cpu").train.images.data_ptr() == data.train.images.data_ptr()

@@ -216,6 +216,16 @@ def test_a_sample_is_seeded_without_replacement_and_seen_as_in_evaluation(photos
         data.sample(31, seed=0)
 
 
+def test_a_labelled_sample_has_the_images_of_the_sample_and_their_own_labels(photos):
+    data = small(photos)
+    every, all_labels = whole(data.eval_batches(data.train))
+    label_of = {image.numpy().tobytes(): label for image, label in zip(every, all_labels)}
+    images, labels = whole(data.labelled(20, seed=3, batch_size=7))
+    assert torch.equal(images, torch.cat(list(data.sample(20, seed=3, batch_size=7))))
+    for image, label in zip(images, labels, strict=True):
+        assert label_of[image.numpy().tobytes()] == label
+
+
 def test_batches_are_made_where_the_data_were_sent(photos):
     moved = small(photos).to("meta")  # like a GPU, it refuses to be mixed with the CPU
     for images, labels in moved.train_batches(8, seed=0, epoch=0):

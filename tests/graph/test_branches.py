@@ -14,7 +14,7 @@ from helpers import (
 )
 from slimming import load, mask, plan, save, slim, trace, verify
 from slimming.checkpoint import Checkpoint
-from slimming.graph.bypass import Constant, Removed, stands_in
+from slimming.modules.bypass import Constant, Removed, stands_in
 from slimming.planning.planner import predict
 from zoo import ZOO, Concat, PreActivation, block, chain, conv
 

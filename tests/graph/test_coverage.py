@@ -37,7 +37,7 @@ from helpers import (  # noqa: E402
 )
 from slimming import ChannelGraph, mask, slices, slim, trace, verify  # noqa: E402
 from slimming.checkpoint import build  # noqa: E402
-from slimming.surgery.cut import resize  # noqa: E402
+from slimming.graph.resize import resize  # noqa: E402
 
 TABLE, PAGE = ROOT / "tests" / "coverage.yaml", ROOT / "docs" / "coverage.md"
 models, segmentation = torchvision.models, torchvision.models.segmentation

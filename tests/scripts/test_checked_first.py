@@ -31,7 +31,7 @@ WRONG = [
     ("target.params=1e-9", "params"),
     ("method=uniform scope=global", "method=uniform means scope=layer; got scope=global"),
     ("finetune.scratch=e", "finetune.scratch is one of"),
-    ("finetune.epochs=0", "at least 1 epoch and batches of 2; got finetune.epochs=0"),
+    ("finetune.epochs=-1", "from 0 (none at all) on, and batches of 2; got finetune.epochs=-1"),
     ("finetune.recipe.optimizer.lr=abc", "finetune.recipe.optimizer"),
     ("finetune.recipe.batch_size=abc", "finetune.recipe.batch_size"),
     ("finetune.recipe.schedule.warmup=2", "finetune.recipe.schedule"),

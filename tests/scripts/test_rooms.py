@@ -12,11 +12,12 @@ from door import ROOT
 HOUSE = ("models", "slimming", "utils")
 # Each room imports only what stands before it.
 UTILS = ("data", "training", "networks", "runs", "exports", "cli", "report")
-SLIMMING = ("graph", "rules", "planning", "surgery", "repair", "methods", "checkpoint")
+SLIMMING = ("rules", "modules", "graph", "planning", "surgery", "repair", "methods", "checkpoint")
 # One file each, as many as there are: docs/extending.md.
 SHELVES = {ROOT / room for room in ("models", "slimming/methods", "utils/data/sets")}
 SHELVES |= {ROOT / "utils" / "training" / "schedules"}
 STAGES = ("train", "prune", "finetune", "pipeline", "report", "evaluate", "export")
+STAGES += ("sensitivity",)
 
 
 @cache

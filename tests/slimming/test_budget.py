@@ -16,7 +16,7 @@ from door import config, tiny
 from helpers import configured, random_plan, random_scores, toy_graph
 from prune import PLAINEST, prune, what_to_cut
 from slimming import ChannelGraph, plan, slim, trace
-from slimming.graph.graph import Branch
+from slimming.graph.branches import Branch
 from slimming.planning.planner import predict
 from train import train
 from utils.networks.cost import count_macs

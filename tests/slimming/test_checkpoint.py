@@ -113,16 +113,25 @@ def test_a_bias_that_was_created_comes_back(tmp_path, suffix):
     assert torch.equal(loaded(x), model(x))
 
 
+KINDS = [torch.float16, torch.bfloat16, torch.float64]
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
-def test_half_precision_weights_load_into_a_float32_network(tmp_path, suffix, kind):
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_keep_their_type_unless_the_file_asks_for_another(tmp_path, suffix, kind):
+    """float16 is also a way to store float32 in half the bytes: export.py half=true."""
     saved = small_vgg()
     weights = {k: v.to(kind) if v.is_floating_point() else v for k, v in saved.weights.items()}
-    save(tmp_path / f"m{suffix}", Checkpoint(saved.target, saved.arguments, weights, (3, 16, 16)))
-    loaded = load(tmp_path / f"m{suffix}")
-    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
-    for name, tensor in loaded.state_dict().items():
-        assert torch.equal(tensor, weights[name].to(tensor.dtype))
+    told = replace(saved, weights=weights)
+    for dtype, expected in ((None, kind), ("float32", torch.float32)):
+        save(tmp_path / f"m{suffix}", replace(told, dtype=dtype))
+        loaded = load(tmp_path / f"m{suffix}")
+        assert {p.dtype for p in loaded.parameters()} == {expected}
+        for name, tensor in loaded.state_dict().items():
+            assert torch.equal(tensor, weights[name].to(tensor.dtype))
+    save(tmp_path / f"m{suffix}", replace(told, dtype="nonsense"))
+    with pytest.raises(ValueError, match="'nonsense', which is no type of torch"):
+        load(tmp_path / f"m{suffix}")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

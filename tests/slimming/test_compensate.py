@@ -11,6 +11,7 @@ from helpers import assert_same_state, norms, random_plan, randomise, relative_g
 from slimming import checkpoint as artifact
 from slimming import compensate, load, recalibrate, save, slim, trace
 from slimming.checkpoint import Checkpoint
+from slimming.repair.consumers import out_of_reach
 from zoo import ZOO, PreActivation, block, chain, conv
 
 
@@ -227,13 +228,13 @@ def test_no_images_are_refused_and_nothing_is_lost():
     assert_same_state(thin.state_dict(), before)
 
 
-def test_recalibration_gives_the_average_of_the_batches_statistics():
+def test_recalibration_gives_the_average_of_the_batches_statistics_by_their_sizes():
     model = randomise(chain(conv(3, 4), nn.BatchNorm2d(4, momentum=0.3), nn.ReLU())).double()
     batches = [torch.randn(n, 3, 5, 5, dtype=torch.float64) for n in (4, 4, 2)]
     recalibrate(model, iter(batches))
     per_batch = [model[0](batch).detach() for batch in batches]
-    mean = torch.stack([z.mean((0, 2, 3)) for z in per_batch]).mean(0)
-    variance = torch.stack([z.var((0, 2, 3)) for z in per_batch]).mean(0)
+    mean = sum(0.1 * len(z) * z.mean((0, 2, 3)) for z in per_batch)
+    variance = sum(0.1 * len(z) * z.var((0, 2, 3)) for z in per_batch)
     torch.testing.assert_close(model[1].running_mean, mean, rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(model[1].running_var, variance, rtol=1e-12, atol=1e-14)
 
@@ -264,3 +265,22 @@ def test_recalibration_restores_the_flags_when_a_batch_is_wrong():
     with pytest.raises(RuntimeError):
         recalibrate(model, [torch.randn(2, 3, 5, 5), torch.randn(2, 7, 5, 5)])
     assert all(m.training for m in model.modules()) and model[1].momentum == 0.1
+
+
+def test_what_no_constant_can_reach_is_told():
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.weight = (
+                chain(*block(3, 6), *block(6, 6)),
+                nn.Parameter(torch.randn(4, 6)),
+            )
+
+        def forward(self, x):
+            return nn.functional.linear(self.body(x).mean((2, 3)), self.weight)
+
+    model, x, graph, keep, thin = setup(Functional(), 3, 8, 8)
+    assert out_of_reach(graph, keep, thin) == ["weight"]
+    for mode in ("bias", "expected", "refit"):
+        (row,) = compensate(model, graph, keep, slim(model, graph, keep), [x], mode)
+        assert row.layer == "body.3"

@@ -1,5 +1,7 @@
 """A folded network computes what the network computes, with fewer BatchNorms."""
 
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,8 +21,8 @@ from helpers import (
     state,
 )
 from slimming import plan, slim, trace
-from slimming.graph.bypass import Constant
-from slimming.graph.selection import gather, selects
+from slimming.modules.bypass import Constant
+from slimming.modules.selection import gather, selects
 from slimming.surgery.fold import fold
 from zoo import PICTURE, ZOO, PreActivation, Twice, block, chain, conv
 
@@ -222,13 +224,112 @@ def test_a_weight_that_is_used_outside_its_layer_is_left_alone():
     assert isinstance(folded.bn, nn.BatchNorm2d)
 
 
-def test_what_cannot_be_traced_is_refused():
-    class Decides(nn.Module):
-        def forward(self, x):
-            return x if x.sum() > 0 else -x
+class Reads(nn.Module):
+    """The norm's gamma is also used by itself; `outside`: how."""
 
-    with pytest.raises(ValueError, match="can't be traced"):
-        fold(Decides(), torch.zeros(1, 3))
+    def __init__(self, outside):
+        super().__init__()
+        self.conv, self.bn, self.outside = conv(3, 6), nn.BatchNorm2d(6), outside
+
+    def forward(self, x):
+        return self.bn(self.conv(x)) * self.outside(self.bn)
+
+
+@pytest.mark.parametrize(
+    "outside", [lambda bn: bn.weight.abs().sum(), lambda bn: bn.bias.norm(), lambda bn: bn.eps]
+)
+def test_a_norm_that_the_code_reads_elsewhere_is_left_alone(outside):
+    assert isinstance(check(Reads(outside), *PICTURE).bn, nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize("where", [0, 1])
+@pytest.mark.parametrize(
+    "add",
+    [
+        lambda m: m.register_forward_hook(lambda module, args, output: output.clamp(-1, 1)),
+        lambda m: m.register_forward_pre_hook(lambda module, args: (args[0] + 1,)),
+    ],
+)
+def test_a_layer_with_a_hook_is_left_alone(where, add):
+    model = chain(conv(3, 6), nn.BatchNorm2d(6), nn.ReLU(), conv(6, 4), nn.BatchNorm2d(4))
+    add(model[where])
+    assert list(norms(check(model, *PICTURE))) == ["1"]
+
+
+class Float32(nn.Module):
+    """Insists on float32, so that nothing can be compared in float64."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn, self.fc = conv(3, 6), nn.BatchNorm2d(6), nn.Linear(6, 5)
+
+    def forward(self, x):
+        return self.fc(F.relu(self.bn(self.conv(x))).mean((2, 3)).float())
+
+
+class Draws(nn.Module):
+    """Random in eval mode, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = chain(*block(3, 6))
+
+    def forward(self, x):
+        return F.dropout(self.body(x), 0.5)
+
+
+@pytest.mark.parametrize("kind", [Float32, Draws])
+def test_networks_that_are_hard_to_compare_fold(kind):
+    model, images = randomise(kind()).eval(), torch.randn(3, *PICTURE)
+    draws = torch.get_rng_state()
+    folded = fold(model, images)
+    assert torch.equal(torch.get_rng_state(), draws) and not norms(folded)
+    torch.manual_seed(0)
+    expected = model(images)
+    torch.manual_seed(0)
+    assert relative_gap(folded(images), expected) < 1e-5
+
+
+def test_a_step_that_would_change_the_function_is_left_out_alone(monkeypatch):
+    """Whatever the reason; here the graph is wrong about one pair."""
+    room = sys.modules[fold.__module__]
+    model = randomise(chain(*block(3, 6), *block(6, 6), *block(6, 5))).eval()
+
+    def wrong(model, example):
+        graph = trace(model, example)
+        graph.folds["3"] = "1"
+        return graph
+
+    monkeypatch.setattr(room, "trace", wrong)
+    for example in (torch.zeros(2, *PICTURE), torch.zeros(2, *PICTURE, device="meta")):
+        folded = fold(model, example)  # of which nothing could be told: random numbers
+        images = torch.randn(3, *PICTURE)
+        assert relative_gap(folded(images), model(images)) < 1e-5
+        assert list(norms(folded)) == ["4"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda m: m[1].bias.data.fill_(torch.nan), "returns NaN or infinity"),
+        (lambda m: m.append(Nothing()), "returns no tensor"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(spoil, words):
+    model = randomise(chain(*block(3, 6)))
+    spoil(model)
+    with pytest.raises(ValueError, match=words):
+        fold(model, torch.zeros(2, *PICTURE))
+
+
+class Nothing(nn.Module):
+    def forward(self, x):
+        return None
+
+
+def test_what_cannot_be_traced_is_refused():
+    with pytest.raises(ValueError, match="can't take an input of shape"):
+        fold(randomise(chain(*block(3, 6))), torch.zeros(1, 4, 8, 8))
 
 
 @pytest.mark.parametrize("shape", [(3, 6), (3, 6, 4), (3, 6, 4, 5), (1, 6, 1, 1), (2, 6, 3, 4, 5)])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra.utils import get_object
 
 import engine
 from door import config, tiny
@@ -20,7 +21,7 @@ from models.vgg import VGG
 from pipeline import pipeline
 from prune import prune
 from slimming import Slimming, plan, trace
-from slimming.methods.base import Plain
+from slimming.methods.base import Method
 from slimming.methods.l1_norm import L1Norm
 from slimming.methods.random import Random
 from terminal import refusal
@@ -28,7 +29,14 @@ from train import train
 from utils.cli.script import CONF
 from utils.training.method import make, name_of
 
-METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+
+def scores_of(name: str):
+    return get_object(config("train", f"method={name}").method._target_).scores
+
+
+ALL = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+# Those that can choose channels.
+METHODS = [name for name in ALL if scores_of(name) is not Method.scores]
 # Of these more is known than what holds for every method.
 KNOWN = ("l1_norm", "random", "slimming", "uniform")
 SHORT = ("recipe.strength=0.5", "epochs=2", "finetune.epochs=1", "target.macs=0.5")
@@ -64,13 +72,13 @@ class Ramp(Slimming):
         super().__init__(strength, **more)
         self.seen, self.full = [0], strength
 
-    def after_backward(self, model):
+    def after_backward(self, t):
         self.seen[0] += 1
         self.strength = self.full * self.seen[0] / 4
-        super().after_backward(model)
+        super().after_backward(t)
 
 
-@pytest.mark.parametrize("name", [*METHODS, "slimming method._target_=test_methods.Ramp"])
+@pytest.mark.parametrize("name", [*ALL, "slimming method._target_=test_methods.Ramp"])
 def test_every_method_goes_on_from_where_it_was_stopped(tmp_path, monkeypatch, name):
     def told(folder: str):
         words = (*f"method={name}".split(), "recipe.strength=0.5", "epochs=2")
@@ -195,11 +203,11 @@ def test_a_selected_channel_weighs_what_reads_it():
 
 
 def test_a_method_that_acts_while_training_is_never_taken_for_a_baseline():
-    class Acts(Plain):
-        def after_epoch(self, model, optimizer):
-            return model, optimizer
+    class Acts(Method):
+        def after_epoch(self, t):
+            t.model = t.model
 
-    assert Plain().trains_plainly and L1Norm().trains_plainly and not Acts().trains_plainly
+    assert Method().trains_plainly and L1Norm().trains_plainly and not Acts().trains_plainly
     assert Slimming(0.0).trains_plainly and not Slimming(1e-4).trains_plainly
 
 

@@ -279,7 +279,7 @@ def test_images_that_don_t_fit_into_memory_together_give_the_same(name, monkeypa
     model, x, graph, keep = setup(make(), *shape)
     whole, chunks = slim(model, graph, keep), slim(model, graph, keep)
     rows = refit(model, graph, keep, whole, x.split(12))
-    monkeypatch.setattr("slimming.repair.refit.LIVE", 1)
+    monkeypatch.setattr("slimming.repair.survey.LIVE", 1)
     again = refit(model, graph, keep, chunks, x.split(12))
     assert [row.layer for row in rows] == [row.layer for row in again]
     assert relative_gap(chunks(x), whole(x)) < 1e-8
@@ -289,7 +289,7 @@ def test_large_maps_are_sampled_always_at_the_same_places(monkeypatch):
     model, x, graph, keep = setup(chain(*block(3, 16), conv(16, 4)), *PICTURE, images=40)
     thins = [slim(model, graph, keep) for _ in range(3)]
     refit(model, graph, keep, thins[0], [x])
-    monkeypatch.setattr("slimming.repair.refit.ROWS", 999)
+    monkeypatch.setattr("slimming.repair.survey.ROWS", 999)
     (row,), (same,) = (refit(model, graph, keep, thin, [x]) for thin in thins[1:])
     assert row == same and 999 <= row.rows <= 1000
     assert_same_state(thins[1].state_dict(), thins[2].state_dict())
@@ -382,3 +382,151 @@ def test_a_network_that_calls_other_layers_is_refused():
     model, x, graph, keep = setup(chain(*block(3, 6), conv(6, 4)), *PICTURE)
     with pytest.raises(ValueError, match="the thin network never calls '3': cut the model again"):
         refit(model, graph, keep, Skips(*slim(model, graph, keep)), [x])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("seed", range(8))
+def test_it_ends_where_a_constant_is_all_that_is_missing(dtype, seed):
+    """What the best shift leaves is rounding then, and may be below 0."""
+    torch.manual_seed(seed)
+    model = randomise(
+        chain(nn.Linear(12, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4)), seed
+    )
+    with torch.no_grad():
+        model[1].weight[:8] = 0.0
+        model[1].bias[:8] = torch.rand(8)
+    model, x = model.eval().to(dtype), torch.randn(256, 12, dtype=dtype)
+    graph = trace(model, x)
+    keep = {"1": torch.arange(8, 16)}
+    thin = slim(model, graph, keep)
+    (row,) = compensate(model, graph, keep, thin, [x], "refit")
+    assert row.after < 1e-6 < row.before
+    assert relative_gap(thin(x), model(x)) < (1e-12 if dtype == torch.float64 else 1e-5)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_it_ends_where_inputs_never_change_but_for_rounding(seed):
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.fc = chain(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.body(x).softmax(-1).mean((2, 3)))  # 1/6, whatever x is
+
+    torch.manual_seed(seed)
+    model = randomise(Pooled(), seed).eval()
+    x = torch.randn(16, *PICTURE)
+    graph = trace(model, x)
+    keep = random_plan(graph, 0.5)
+    thin = slim(model, graph, keep)
+    (row,) = compensate(model, graph, keep, thin, [x], "refit")
+    assert row.growth <= 2 and row.shortfall is None
+    assert relative_gap(thin(x), model(x)) < 1e-5
+
+
+def heavy():
+    """What stays are copies of what goes, 100 times smaller: to make up takes huge weights."""
+    model, x, graph, keep = setup(chain(*block(3, 8), *block(8, 6), conv(6, 4)), *PICTURE)
+    make_redundant(model, graph, keep)
+    with torch.no_grad():
+        model[1].weight[keep["1"]] *= 1e-2
+        model[1].bias[keep["1"]] *= 1e-2
+    return model, x, graph, keep
+
+
+@pytest.mark.parametrize("growth", [1.0, 1.5, 2.0, 8.0])
+def test_weights_never_grow_beyond_the_bound(growth):
+    model, x, graph, keep = heavy()
+    thin, free = slim(model, graph, keep), slim(model, graph, keep)
+    before = {name: p.norm() for name, p in thin.named_parameters()}
+    rows = compensate(model, graph, keep, thin, [x], "refit", growth=growth)
+    for row in rows:
+        norm = thin.get_submodule(row.layer).weight.norm() / before[f"{row.layer}.weight"]
+        assert row.growth == pytest.approx(norm.item()) and row.growth <= growth
+    unbounded = refit(model, graph, keep, free, [x])
+    assert unbounded[0].growth > 8
+    assert rows[0].damping > unbounded[0].damping
+    assert unbounded[0].after < rows[0].after <= rows[0].before
+
+
+def test_a_bound_that_doesnt_bind_changes_nothing():
+    model, x, graph, keep = setup(chain(*block(3, 8), *block(8, 6), conv(6, 4)), *PICTURE)
+    thin, free = slim(model, graph, keep), slim(model, graph, keep)
+    rows = compensate(model, graph, keep, thin, [x], "refit", growth=50)
+    assert rows == refit(model, graph, keep, free, [x])
+    assert_same_state(thin.state_dict(), free.state_dict())
+
+
+@pytest.mark.parametrize("growth", [0.99, 0.0, -1.0, float("nan")])
+def test_a_bound_below_one_is_refused(growth):
+    model, x, graph, keep = heavy()
+    with pytest.raises(ValueError, match="growth is a factor of 1 or more"):
+        compensate(model, graph, keep, slim(model, graph, keep), [x], "refit", growth=growth)
+
+
+def test_what_cant_be_explained_is_a_shortfall():
+    model, x, graph, keep = setup(chain(*block(3, 8), conv(8, 4)), *PICTURE)
+    keep = {"1": torch.tensor([0])}
+    with torch.no_grad():
+        model[1].weight[0], model[1].bias[0] = 1e-9, -1.0  # what is left never fires
+    (row,) = compensate(model, graph, keep, slim(model, graph, keep), [x], "refit")
+    assert row.after > 0.9
+    assert "'3' reads too little" in row.shortfall and "100%" in row.shortfall
+
+
+def test_the_thin_network_runs_once():
+    model, x, graph, keep = setup(ZOO["dense"][0](), *ZOO["dense"][1])
+    calls = []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    thin = slim(model, graph, keep)
+    assert len(refit(model, graph, keep, thin, x.split(4))) > 2
+    assert len(calls) == 3  # to survey one batch, to listen to the original, to refit the thin one
+
+
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.fc = chain(*block(3, 6)), chain(*block(3, 6)), nn.Linear(6, 4)
+
+    def forward(self, a: Tensor, b: Tensor, scale: float = 1.0) -> Tensor:
+        return self.fc((self.a(a) - scale * self.b(b)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("mode", ["bias", "expected", "refit"])
+def test_inputs_are_what_trace_takes_and_labels_may_follow(mode):
+    torch.manual_seed(0)
+    model, labels = randomise(TwoInputs()).double().eval(), torch.arange(6)
+    x, y = (torch.randn(6, *PICTURE, dtype=torch.float64) for _ in range(2))
+    graph = trace(model, (x, y))
+    keep, thins = random_plan(graph, 0.5), []
+    for batch in ((x, y), (x, y, labels), {"args": (x,), "kwargs": {"b": y}}):
+        thins.append(slim(model, graph, keep))
+        assert compensate(model, graph, keep, thins[-1], [batch, batch], mode)
+        assert_same_state(thins[-1].state_dict(), thins[0].state_dict())
+    with pytest.raises(ValueError, match="a batch has 1 entries, but forward takes 2 to 3"):
+        compensate(model, graph, keep, thins[0], [(x,)], mode)
+
+
+@pytest.mark.parametrize("mode", ["bias", "expected", "refit"])
+def test_whatever_fails_leaves_the_thin_network_as_it_was(mode):
+    model, x, graph, keep = setup(chain(*block(3, 6), *block(6, 5), conv(5, 4)), *PICTURE)
+    thin = slim(model, graph, keep)
+    before = state(thin)
+
+    def images():
+        yield x
+        raise KeyboardInterrupt
+
+    for batches in (images(), [x, x[:, :2]], [(x, x, x)]):
+        with pytest.raises(BaseException):  # noqa: B017
+            compensate(model, graph, keep, thin, batches, mode)
+        assert_same_state(thin.state_dict(), before)
+
+
+def test_images_of_several_sizes_are_taken_one_size_after_the_other():
+    model, x, graph, keep = setup(chain(*block(3, 8), conv(8, 4)), *PICTURE, images=64)
+    make_redundant(model, graph, keep)
+    thin, small = slim(model, graph, keep), x[:, :, :5, :6]
+    refit(model, graph, keep, thin, [x, small], damping=1e-14)
+    assert relative_gap(thin(x), model(x)) < 1e-8

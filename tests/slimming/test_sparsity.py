@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from slimming import Slimming
+from slimming import Slimming, Training
 from slimming.methods.sparsity import MODES, add_subgradient, gammas, penalty, reach, shrink
 
 LR, STRENGTH = 0.1, 0.01
@@ -33,15 +33,16 @@ class Toy(nn.Module):
 
 def train(toy, method, optimizer, steps):
     """The order of the engine: loss, backward, after_backward, step, after_step."""
+    t = Training(toy, optimizer)
     for _ in range(steps):
         optimizer.zero_grad()
         loss = toy.data_loss()
         if method.mode == "loss":
             loss = loss + penalty(toy, method.strength)
         loss.backward()
-        method.after_backward(toy)
+        method.after_backward(t)
         optimizer.step()
-        method.after_step(toy, LR)
+        method.after_step(t)
     return toy.gamma.detach().clone()
 
 
@@ -82,8 +83,9 @@ def test_loss_mode_is_cross_entropy_plus_the_penalty():
     with torch.no_grad():
         model[1].weight.copy_(torch.tensor([1.0, -2.0, 0.0, 0.5]))
     batch = torch.randn(6, 3), torch.tensor([0, 1, 2, 3, 0, 1])
-    plain, _, _ = Slimming(0.1, "subgradient").loss(model, batch)
-    with_penalty, told, logits = Slimming(0.1, "loss").loss(model, batch)
+    t = Training(model, torch.optim.SGD(model.parameters()))
+    plain, _, _ = Slimming(0.1, "subgradient").loss(t, batch)
+    with_penalty, told, logits = Slimming(0.1, "loss").loss(t, batch)
     assert (with_penalty - plain).item() == pytest.approx(0.1 * 3.5, rel=1e-5)
     assert told == plain, "what is said, and judged, is the cross-entropy alone"
     assert logits.shape == (6, 4)
@@ -139,15 +141,15 @@ def test_bf16_autocast_changes_nothing_about_the_penalty(mode):
         nn.init.zeros_(model[2].weight)  # so gamma's gradient from the data is exactly 0
         model[2].weight.requires_grad_(False)
         method, sgd = Slimming(STRENGTH, mode), torch.optim.SGD(model.parameters(), LR)
-        batch = torch.randn(8, 4), torch.arange(8) % 3
+        batch, t = (torch.randn(8, 4), torch.arange(8) % 3), Training(model, sgd)
         for _ in range(4):
             sgd.zero_grad()
             with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-                loss, _, _ = method.loss(model, batch)
+                loss, _, _ = method.loss(t, batch)
             loss.backward()
-            method.after_backward(model)
+            method.after_backward(t)
             sgd.step()
-            method.after_step(model, LR)
+            method.after_step(t)
         return model[1].weight.detach()
 
     assert torch.equal(run(True), run(False))

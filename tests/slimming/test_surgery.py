@@ -22,8 +22,8 @@ from helpers import (
 from models.vgg import VGG
 from slimming import Plan, compensate, mask, slices, slim, trace, verify
 from slimming.checkpoint import compose
-from slimming.graph.selection import SELECTING, SelectingBatchNorm2d
-from slimming.surgery.cut import resize
+from slimming.graph.resize import resize
+from slimming.modules.selection import Selecting, name_in, selects
 from zoo import ZOO, PreActivation, Residual
 
 CONFIGURED = {f"conf/model/{name}": name for name in configured_networks()}
@@ -81,12 +81,14 @@ def test_gradients_of_a_training_step_equal_those_of_the_hidden_network(name):
         sum(output.square().sum() for output in outputs(m.train(), x)).backward()
     largest = max(p.grad.abs().max() for p in masked.parameters() if p.grad is not None)
     cuts, big = slices(graph, keep), dict(masked.named_parameters())
+    named = {name_in(thin, name): name for name in big}
     for parameter_name, small in thin.named_parameters():
-        expected = big[parameter_name].grad
+        dense_name = named[parameter_name]
+        expected = big[dense_name].grad
         if expected is None:
             assert small.grad is None
             continue
-        for dim, index in cuts.get(parameter_name, []):
+        for dim, index in cuts.get(dense_name, []):
             expected = expected.index_select(dim, index)
         torch.testing.assert_close(small.grad, expected, rtol=1e-6, atol=1e-12 * largest.item())
 
@@ -126,10 +128,11 @@ def test_the_original_stays_as_it_was(name):
     assert {n: m.training for n, m in model.named_modules()} == flags
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     assert torch.equal(torch.get_rng_state(), draws)
-    assert {n: m.training for n, m in thin.named_modules()} == flags
-    every = thin.named_modules(remove_duplicate=False)
-    selections = {f"{n}.index" for n, m in every if isinstance(m, tuple(SELECTING.values()))}
-    assert set(thin.state_dict()) - set(before) == selections
+    assert {n: m.training for n, m in thin.named_modules() if n in flags} == flags
+    assert all(m.norm.training == m.training for m in thin.modules() if selects(m))
+    selections = {n for n, m in thin.named_modules(remove_duplicate=False) if selects(m)}
+    renamed = {name_in(thin, name) for name in before}
+    assert set(thin.state_dict()) == renamed | {f"{name}.index" for name in selections}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -315,14 +318,15 @@ def test_a_selection_is_a_buffer_and_composes():
     model, x = network("pre-activation")
     graph = trace(model, x)
     thin = slim(model, graph, {**random_plan(graph, 0), "bn1a": torch.tensor([1, 3, 4, 6])})
-    assert type(thin.bn1a) is SelectingBatchNorm2d and type(thin.bn2a) is nn.BatchNorm2d
+    assert type(thin.bn1a) is Selecting and type(thin.bn1a.norm) is nn.BatchNorm2d
+    assert type(thin.bn2a) is nn.BatchNorm2d
     assert "bn1a.index" in dict(thin.named_buffers())
     assert not any("index" in name for name, _ in thin.named_parameters())
     assert thin.stem.out_channels == 8 and thin.conv1a.in_channels == 4
     graph = trace(thin, x)
     again = slim(thin, graph, {**random_plan(graph, 0), "bn1a": torch.tensor([0, 3])})
     assert again.bn1a.index.tolist() == [1, 6]
-    assert type(again.bn1a) is SelectingBatchNorm2d
+    assert type(again.bn1a.norm) is nn.BatchNorm2d
     assert thin.bn1a.index.tolist() == [1, 3, 4, 6]
 
 

@@ -34,9 +34,9 @@ def watch():
     import signal, torch, engine
     real, real_step = train.fit, engine._step
     def fit(*arguments):
-        model = real(*arguments)
+        model, keep = real(*arguments)
         torch.save(model.state_dict(), f"{{{{out}}}}/rank{{{{rank}}}}.pt")
-        return model
+        return model, keep
     def step(*arguments):
         steps.append(1)
         now = f"{{{{rank}}}} {{{{len(steps)}}}}"

@@ -18,7 +18,7 @@ import engine
 from door import ROOT, TINY, tiny
 from engine import Interrupted
 from slimming.checkpoint import read
-from slimming.methods.base import Plain
+from slimming.methods.base import Method, Training
 from slimming.methods.slimming import Slimming
 from train import train
 from utils.training.hardware import choose
@@ -240,10 +240,11 @@ def test_weight_decay_can_leave_gammas_alone():
 
 def test_a_method_without_a_penalty_leaves_gradients_alone():
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    loss, _, logits = Plain().loss(model, (torch.randn(4, 2), torch.tensor([0, 1, 0, 1])))
+    t = Training(model, optim.SGD(model.parameters(), lr=0.1))
+    loss, _, logits = Method().loss(t, (torch.randn(4, 2), torch.tensor([0, 1, 0, 1])))
     loss.backward()
     before = model[1].weight.grad.clone()
-    Plain().after_backward(model)
+    Method().after_backward(t)
     assert torch.equal(model[1].weight.grad, before) and logits.shape == (4, 2)
 
 
@@ -293,11 +294,11 @@ def test_a_signal_between_the_steps_stops_too(tmp_path, whole, monkeypatch):
 def test_weights_that_the_last_step_broke_are_not_saved(tmp_path, monkeypatch):
     real, calls = engine._step, []
 
-    def break_last(model, *arguments):
-        result = real(model, *arguments)
+    def break_last(t, *arguments):
+        result = real(t, *arguments)
         calls.append(1)
         if len(calls) == 6:  # the last step of the second epoch
-            next(model.parameters()).data.fill_(float("nan"))
+            next(t.model.parameters()).data.fill_(float("nan"))
         return result
 
     cfg = tiny("train", tmp_path)

@@ -57,9 +57,9 @@ def gradients(model: nn.Module, clip: float | None = None, dtype=None) -> list[T
 
 
 def given(model: nn.Module, optimizer: optim.Optimizer) -> list[list[Tensor]]:
-    """Fills with the gammas' gradients at each step, as the optimiser is given them."""
+    """Fills with the gammas' gradients at each step, as the optimiser was given them."""
     steps: list[list[Tensor]] = []
-    optimizer.register_step_pre_hook(
+    optimizer.register_step_post_hook(  # SGD leaves them as they are
         lambda *_: steps.append([gamma.grad.clone() for gamma in gammas(model)])
     )
     return steps
@@ -112,22 +112,96 @@ def test_lambda_survives_unscaling():
     check(steps, gradients(network(), dtype=torch.bfloat16), network(), rtol=0)
 
 
+def test_a_scaler_may_be_told_to_unscale_for_clipping():
+    text = BLOCKS["scaler"].replace(
+        "    scaler.step",
+        "    scaler.unscale_(optimizer)\n"
+        "    torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)\n"
+        "    scaler.step",
+    )
+    check(scaled(text), gradients(network(), 0.1, torch.bfloat16), network())
+
+
+@pytest.mark.parametrize("mode", ["subgradient", "proximal", "decoupled"])
+def test_a_skipped_step_moves_nothing(mode):
+    model = network()
+    start = copy.deepcopy(model.state_dict())
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    Slimming(LAMBDA, mode).attach(model, optimizer)
+    scaler.scale(F.cross_entropy(model(X * float("inf")), Y)).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, start[name]), name
+
+
+def test_a_fused_optimiser_that_would_unscale_lambda_is_refused_with_the_way_out():
+    model = network()
+    optimizer = optim.SGD(model.parameters(), lr=0.1, fused=True)
+    steps = given(model, optimizer)
+    scaler = torch.amp.GradScaler("cpu")
+    Slimming(LAMBDA).attach(model, optimizer)
+    scaler.scale(F.cross_entropy(model(X), Y)).backward()
+    with pytest.raises(ValueError, match=r"call scaler\.unscale_\(optimizer\) before"):
+        scaler.step(optimizer)
+    model.zero_grad()
+    del optimizer.grad_scale, optimizer.found_inf
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale(F.cross_entropy(model(X), Y)).backward()
+    scaler.unscale_(optimizer)
+    scaler.step(optimizer)
+    check(steps, gradients(network()), network())
+
+
+def test_attached_in_loss_mode_it_says_what_to_add():
+    model = network()
+    with pytest.raises(ValueError, match="add slimming.methods.sparsity.penalty"):
+        Slimming(LAMBDA, "loss").attach(model, optim.SGD(model.parameters()))
+
+
+@pytest.mark.parametrize("mode", ["proximal", "decoupled"])
+def test_behind_the_step_gammas_shrink_by_the_lr_of_that_step(mode):
+    moved = []
+    for strength in (0.0, 0.01):
+        model = network()
+        optimizer = optim.SGD(model.parameters(), lr=0.1)
+        Slimming(strength, mode).attach(model, optimizer)
+        optimizer.param_groups[0]["lr"] = 0.05  # as a scheduler does
+        F.cross_entropy(model(X), Y).backward()
+        optimizer.step()
+        moved.append(gammas(model))
+    for free, shrunk in zip(*moved, strict=True):
+        torch.testing.assert_close(free - shrunk, 0.05 * 0.01 * free.sign(), rtol=1e-3, atol=1e-7)
+
+
+def by_hand(text: str) -> list[list[Tensor]]:
+    text = text.replace("torch.float16", "torch.bfloat16")
+    return run("by_hand", parts=2, text=text, device="cpu")
+
+
+def test_by_hand_it_is_the_same():
+    true = gradients(network(), 0.1, torch.bfloat16)
+    check(by_hand(BLOCKS["by_hand"]), true, network(), rtol=1e-3)
+
+
 @pytest.mark.parametrize(
-    ("name", "right", "wrong"),
+    ("right", "wrong"),
     [
-        ("scaler", "    scaler.unscale_(optimizer)\n", ""),
-        ("clipping", "    method.after_backward(model)\n", ""),
-        ("accumulation", "    if k %", "    method.after_backward(model)\n    if k %"),
+        ("        scaler.unscale_(optimizer)\n", ""),
+        ("        method.after_backward(t)\n", ""),
+        (
+            "        method.after_backward(t)\n",
+            2 * "        method.after_backward(t)\n",
+        ),  # per part
+        ("        torch.nn", "        method.after_backward(t)\n        torch.nn"),
     ],
 )
-def test_a_wrong_order_is_noticed(name, right, wrong):
-    assert BLOCKS[name].count(right) == 1
-    text = BLOCKS[name].replace(right, wrong)
-    low, clip = (torch.bfloat16, None) if name == "scaler" else (None, 0.1)
-    true = gradients(network(), clip if name == "clipping" else None, low)
-    steps = scaled(text) if name == "scaler" else run(name, 1 + (name == "accumulation"), text)
+def test_a_wrong_order_is_noticed(right, wrong):
+    assert BLOCKS["by_hand"].count(right) == 1
+    steps = by_hand(BLOCKS["by_hand"].replace(right, wrong))
     with pytest.raises(AssertionError, match="Tensor-likes are not"):
-        check(steps, true, network())
+        check(steps, gradients(network(), 0.1, torch.bfloat16), network(), rtol=1e-3)
 
 
 DDP = """

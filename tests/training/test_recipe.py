@@ -22,6 +22,7 @@ import engine
 from door import ROOT, config, tiny
 from engine import Interrupted, evaluate
 from slimming.checkpoint import read, restore
+from slimming.methods.base import Training
 from slimming.methods.slimming import Slimming
 from train import train
 from utils.cli.configured import plain, recipe_identity, recipe_of
@@ -267,8 +268,8 @@ def one_step(method: Slimming, recipe: Recipe, lr: float = 0.1, **groups) -> nn.
     """A network after one step of the engine on one batch."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 4), nn.BatchNorm1d(4), nn.Linear(4, 5))
-    optimizer = optim.SGD(parameter_groups(model, True, recipe.lr_gamma), lr)
-    engine._step(model, batch(), optimizer, method, CPU, 8, recipe)
+    t = Training(model, optim.SGD(parameter_groups(model, True, recipe.lr_gamma), lr))
+    engine._step(t, batch(), method, CPU, 8, recipe)
     return model
 
 
@@ -299,9 +300,9 @@ def test_the_step_after_the_step_uses_the_gammas_rate(mode):
 def test_the_schedule_scales_each_rate_by_itself(tmp_path, monkeypatch):
     seen, real = [], engine._step
 
-    def watch(model, batch, optimizer, *more):
-        seen.append([group["lr"] for group in optimizer.param_groups])
-        return real(model, batch, optimizer, *more)
+    def watch(t, *more):
+        seen.append([group["lr"] for group in t.optimizer.param_groups])
+        return real(t, *more)
 
     monkeypatch.setattr(engine, "_step", watch)
     cfg = tiny("train", tmp_path, "recipe.lr_gamma=0.02", "recipe.optimizer.lr=0.1")
@@ -359,8 +360,9 @@ def test_outputs_that_are_not_finite_answer_nothing(soft):
 
 def test_also_in_the_middle_of_a_training(tmp_path, monkeypatch):
     real = engine._check_weights
-    monkeypatch.setattr(engine, "_check_weights", lambda model, state: (real(model, state),
-                        broken(model)))  # fmt: skip
+    monkeypatch.setattr(
+        engine, "_check_weights", lambda state: (real(state), broken(state.t.model))
+    )
     with pytest.raises(ValueError, match="outputs are not finite for 32 of 32 images"):
         train(tiny("train", tmp_path, "data.val_size=32"))
     assert not list(tmp_path.glob("*/result.json"))

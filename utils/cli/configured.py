@@ -151,7 +151,7 @@ def decays(cfg: DictConfig) -> bool:
 def tuning(config: Mapping[str, Any]) -> dict[str, Any]:
     """The `finetune` of a pipeline's config with all that it takes over from the training.
 
-    -> {"epochs", "scratch", "recipe"}, as finetune.py has them.
+    -> {"epochs", "scratch", "method", "recipe"}, as finetune.py has them.
     """
     said = config["finetune"]
     recipe = said["recipe"] or {}
@@ -159,6 +159,7 @@ def tuning(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "epochs": next(epochs for epochs in told if epochs is not None),
         "scratch": said["scratch"],
+        "method": said.get("method") or {},  # none in configs of before
         "recipe": finetuning(config["recipe"], recipe),
     }
 

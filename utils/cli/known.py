@@ -25,6 +25,9 @@ def options(config: str) -> dict[str, Any]:
     known = OmegaConf.to_container(compose(config), resolve=False)
     if "finetune" in known:  # fine-tuning takes any option of a recipe
         known["finetune"]["recipe"] = known["recipe"]
+        known["finetune"]["method"] = None  # what a method takes is its own business
+    if config == "finetune":
+        known["method"] = None
     if config in DATA_OF_CHECKPOINT:  # data.x=y changes what the checkpoint says of its data
         known["data"] = None
     return {**known, "twin": TWIN} if "model" in known else known

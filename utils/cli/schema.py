@@ -31,16 +31,14 @@ COMMON = {
     "model_path": StringNode(None),
     "ckpt": StringNode(None),
 }
+WORDS = ("rounding", "scope", "coupled", "combine", "dead", "unread", "compensate", "runtime")
 CUT = {
     "ratio": FloatNode(None),
     "target": {name: FloatNode(None) for name in ("macs", "params", "latency")},
-    "floor": _needed(FloatNode),
     "refill": _needed(BooleanNode),
+    "growth": FloatNode(None),
     **{name: _needed(IntegerNode) for name in ("round_to", "images", "recalibrate")},
-    **{
-        name: _needed(StringNode)
-        for name in ("rounding", "scope", "coupled", "combine", "dead", "unread", "compensate")
-    },
+    **{name: _needed(StringNode) for name in WORDS},
 }
 TRAINING = {**COMMON, "epochs": _needed(IntegerNode)}
 START = {**TRAINING, "init": StringNode(None)}
@@ -50,6 +48,12 @@ TYPES: dict[str, dict[str, Any]] = {  # of a script; one schema each, since each
     "prune": {**COMMON, **CUT},
     "finetune": {**TRAINING, "scratch": _needed(StringNode)},
     "pipeline": {**START, **CUT, "passes": _needed(IntegerNode), "finetune": TUNING},
+    "sensitivity": {
+        **COMMON,
+        "recalibrate": _needed(IntegerNode),
+        "loss": _needed(FloatNode),
+        **{name: _needed(StringNode) for name in ("coupled", "combine", "scope")},
+    },
     "evaluate": {**COMMON, **{n: _needed(BooleanNode) for n in ("latency", "macs_thop")}},
     "export": {
         **COMMON,

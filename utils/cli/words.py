@@ -11,8 +11,9 @@ POSITIONAL = {"evaluate": "ckpt", "export": "ckpt", "report": "runs_dir"}
 PARTS = ("optimizer", "schedule")
 # What such a part takes is its callable's own business, so that any argument may be given.
 ARGUMENT = re.compile(rf"(finetune\.)?recipe\.({'|'.join(PARTS)})\.\w+(\.\w+)*=")
+FREE = ("finetune.recipe.", "finetune.method.")  # what is taken over may lack it
 TRAINING = ("train", "finetune", "pipeline")
-DATA_OF_CHECKPOINT = ("prune", "finetune", "evaluate", "export")
+DATA_OF_CHECKPOINT = ("prune", "sensitivity", "finetune", "evaluate", "export")
 
 # Hydra's flags whose value comes after.
 FLAGS = ("--cfg", "-c", "--info", "-i", "--package", "-p", "--experimental-rerun")
@@ -28,6 +29,8 @@ def translated(words: list[str], config: str) -> list[str]:
     words = flags_first(words)
     if not set(words) & {"-sc", "--shell-completion"}:
         words = _named(words, config)
+    if config == "finetune":  # where no method is said, any argument of one may be
+        words = [_forced(word) if key_of(word).startswith("method.") else word for word in words]
     words = _own_network(words)
     return _data_of_checkpoint(recipe_words(words) if config in TRAINING else words, config)
 
@@ -113,12 +116,12 @@ def recipe_words(words: list[str]) -> list[str]:
             word = f"{key}@recipe.{key}={value}"
         elif equals and key.partition(".")[0] in PARTS:
             word = f"recipe.{word}"
-        elif equals and key == "finetune.recipe":
-            word = f"recipe@{key}={value}"
+        elif equals and key in ("finetune.recipe", "finetune.method"):
+            word = f"{key.partition('.')[2]}@{key}={value}"
         elif equals and key in (f"finetune.{part}" for part in PARTS):
             part = key.partition(".")[2]  # a whole recipe has its own already, which is replaced
             word = f"{'' if whole else '+'}{part}@finetune.recipe.{part}={value}"
-        free = ARGUMENT.match(word) or key_of(word).startswith("finetune.recipe.")
+        free = ARGUMENT.match(word) or key_of(word).startswith(FREE)
         made.append(_forced(word) if free else word)
     return made
 

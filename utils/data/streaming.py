@@ -94,9 +94,16 @@ class Streamed:
 
         Raises ValueError, at the call, when there are fewer than n.
         """
+        pairs = self.labelled(n, seed=seed, batch_size=batch_size)
+        return (images for images, _ in pairs)
+
+    def labelled(
+        self, n: int, *, seed: int, batch_size: int = 256
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The images of `sample` with their labels, int64 (B,)."""
         order = order_of_sample(len(self.train), n, seed)
         reader = Reader(self.train, order, batch_size, self.crop)
-        return (images for images, _ in self._normalised(reader, range(-(-n // batch_size))))
+        return self._normalised(reader, range(-(-n // batch_size)))
 
     def _normalised(self, reader: Reader, steps: range) -> Iterator[tuple[Tensor, Tensor]]:
         for images, labels in read(reader, steps, self.workers, self.mean.device):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from slimming.graph.bypass import stands_in
+from slimming.modules.bypass import stands_in
+from slimming.modules.selection import norm_of
 
 CONSTANT = '''
 
@@ -48,14 +49,13 @@ class Layers:
     def layer(self, path: str) -> str:
         """The new name of a layer."""
         if path not in self._names:
-            module = self.model.get_submodule(path)
+            module = norm_of(self.model.get_submodule(path))
             code, tensors = constructor(module), module.state_dict()
             if stands_in(module):  # without a constant only the size of the map matters
                 tensors = {"value": tensors.get("constant", torch.zeros(1))}
             name = self._name(path)
             self.lines.append(f"self.{name} = {code}")
-            own = {f"{name}.{key}": value for key, value in tensors.items() if key != "index"}
-            self.tensors |= own
+            self.tensors |= {f"{name}.{key}": value for key, value in tensors.items()}
         return self._names[path]
 
     def tensor(self, path: str) -> str:
@@ -96,7 +96,7 @@ def constructor(module: nn.Module) -> str:
         raise ValueError(f"a {called} has a hook")
     if stands_in(module):
         constant = getattr(module, "constant", torch.zeros(1))
-        more = f", steps={module.steps}" if module.steps is not None else ""
+        more = f", steps={module.steps}" if module.steps else ""
         return f"Constant({len(constant)}{more}{', linear=True' if module.linear else ''})"
     if getattr(nn, kind.__name__, None) is not kind or kind is nn.Module:
         raise ValueError(f"{called} is no layer of torch")
@@ -132,5 +132,5 @@ def _arguments(kind: type[nn.Module], module: nn.Module) -> list[str]:
 
 def _layout(module: nn.Module) -> tuple:
     """What tells two layers of one kind apart, but for their weights."""
-    shapes = {name: tuple(t.shape) for name, t in module.state_dict().items() if name != "index"}
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     return shapes, module.extra_repr()

@@ -33,7 +33,7 @@ def convert(model: nn.Module, input_shape: Sequence[int]) -> Any:
         ImportError: onnx, onnxscript or onnxruntime is missing.
         ValueError: the network does something that ONNX can't express.
     """
-    _check_installed()
+    check_installed("to=NAME.onnx")
     example = torch.zeros(2, *input_shape)  # 0 and 1 would be taken for constants
     try:
         with torch.no_grad():
@@ -92,12 +92,16 @@ def _names(outputs: Any) -> list[str]:
     return ["_".join(str(getattr(k, "key", getattr(k, "idx", k))) for k in way) for way, _ in flat]
 
 
-def _check_installed() -> None:
+def check_installed(wish: str) -> None:
+    """
+    Raises:
+        ImportError: what writes and runs ONNX files isn't there; `wish` needs it.
+    """
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            "to=NAME.onnx needs three more packages: pip install onnx onnxscript onnxruntime"
+            f"{wish} needs three more packages: pip install onnx onnxscript onnxruntime"
         ) from error

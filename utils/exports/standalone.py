@@ -21,9 +21,9 @@ from torch import Tensor, fx, nn
 from torchvision.ops import StochasticDepth
 
 from slimming.checkpoint import write_atomically
-from slimming.graph.bypass import stands_in
-from slimming.graph.layers import SCORED, own_forward
-from slimming.graph.selection import selects
+from slimming.modules.bypass import stands_in
+from slimming.modules.layers import SCORED, own_forward
+from slimming.modules.selection import selects
 from slimming.surgery.builder import reason_of
 from utils.exports import program_text
 from utils.exports.layers import CONSTANT, Layers

@@ -1,7 +1,6 @@
 """Milliseconds of a dense network and the thin one it became, side by side."""
 
 import copy
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from torch import nn
 
 from slimming.surgery.fold import fold
 from utils.exports import onnx_file
+from utils.exports.runtimes import session
 from utils.networks.cost import Model, latency
 from utils.training.hardware import prefers_channels_last
 
@@ -43,7 +43,7 @@ def compare(
     }
     if written is not None:
         runtimes["onnxruntime"] = lambda m: (
-            onnx_file.open_file(written) if m is last else _session(m, input_shape)
+            onnx_file.open_file(written) if m is last else session(m, input_shape)
         )
     for runtime, prepare in runtimes.items():
         try:
@@ -51,16 +51,26 @@ def compare(
         except ValueError as error:  # folding needs a trace
             print(f"  {runtime}: left out, {error}")
             continue
-        found[runtime] = _measure(runtime, prepared, input_shape)
+        found[runtime] = measure(runtime, prepared, input_shape)
         for size in BATCHES:
             if all(str(size) in times for times in found[runtime].values()):
                 print(_line(runtime, size, found[runtime]))
     return found
 
 
-def _measure(runtime: str, models: Mapping[str, Model], input_shape: Sequence[int]) -> Times:
+def measure(
+    runtime: str,
+    models: Mapping[str, Model],
+    input_shape: Sequence[int],
+    sizes: Sequence[int] = BATCHES,
+) -> Times:
+    """Networks that take turns, for about BUDGET per batch size; what takes too long is left out.
+
+    Args:
+        runtime: what they run in, to be named.
+    """
     found: Times = {name: {} for name in models}
-    for size in BATCHES:
+    for size in sizes:
         fewer = max(size // 16, 1)  # how long one turn takes is first guessed
         guess = latency(models, input_shape, (fewer,), repeats=2, warmup=1)
         expected = sum(times[str(fewer)]["median_ms"] for times in guess.values()) * size / fewer
@@ -78,13 +88,6 @@ def _laid_out(model: nn.Module) -> nn.Module:
     if prefers_channels_last(model):
         return copy.deepcopy(model).to(memory_format=torch.channels_last)
     return model
-
-
-def _session(model: nn.Module, input_shape: Sequence[int]) -> Model:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "timed.onnx"
-        onnx_file.save(path, onnx_file.convert(model, input_shape), {}, {})
-        return onnx_file.open_file(path)
 
 
 def _line(runtime: str, size: int, times: Times) -> str:

@@ -1,14 +1,15 @@
 """Looks at gammas before a cut, and says on the terminal what the cut would do."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from slimming import ChannelGraph, Plan
+from slimming import ChannelGraph, Plan, spare
 from slimming.planning.planner import predict
+from slimming.planning.sensitivity import Point, channels
 
 SMALL = 1e-2  # a gamma below this is called dead in the tables
 
@@ -51,6 +52,8 @@ def show_plan(
         f"MACs {macs:,} -> {keep.macs:,}",
         highlight=False,
     )
+    if keep.free < keep.total:
+        console.print(f"a ratio is one of the {keep.free:,} channels that may go", highlight=False)
     if keep.latency is not None:
         console.print(f"time {keep.latency:.1%} of the dense network's", highlight=False)
     for sentence in keep.shortfalls:
@@ -75,3 +78,37 @@ def show_accuracies(reached: Mapping[str, Mapping[str, float | None]]) -> None:
             f"{split} {100 * value:.2f} %" for split, value in splits.items() if value is not None
         )
         print(f"  {variant:<13} {shares}")
+
+
+def show_sensitivity(points: Sequence[Point], shares: Sequence[float], loss: float) -> None:
+    """What each layer's cut costs in points of accuracy, and what it can lose for less than `loss`.
+
+    Args:
+        points: of `sensitivity` with these `shares`.
+    """
+    console = Console()
+    start, *cuts = points
+    lost = {(p.layer, p.removed): f"{100 * (p.accuracy - start.accuracy):+.1f}" for p in cuts}
+    if console.width < 100 and len(shares) > 5:
+        shares = shares[::2]
+    unit = f"{loss:g} point" + ("s" if loss != 1 else "")
+    table = Table(title=f"Points from {100 * start.accuracy:.2f} % on, each layer cut alone")
+    table.add_column("layer", overflow="fold")
+    for name in ("channels", *(f"{100 * share:g} %" for share in shares), "can lose"):
+        table.add_column(name, justify="right", no_wrap=True)
+    can = spare(points, loss / 100)
+    for layer, size in {point.layer: point.size for point in cuts}.items():
+        row = (lost.get((layer, channels(share, size)), "-") for share in shares)
+        table.add_row(brief(layer), str(size), *row, f"{can[layer]:.0%}")
+    console.print(table)
+    console.print(
+        f"can lose: up to this share, every cut of the layer alone costs less than {unit} of "
+        f"validation accuracy; what several layers lose adds up",
+        highlight=False,
+    )
+
+
+def brief(layer: str) -> str:
+    """Of many norms that are cut together, the first."""
+    first, *others = layer.split(" + ")
+    return f"{first} (+{len(others)})" if others else first

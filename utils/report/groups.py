@@ -10,7 +10,7 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
-from slimming.methods.base import MOMENTS, Plain
+from slimming.methods.base import MOMENTS, Method
 from slimming.methods.slimming import Slimming
 from utils.training.recipe import OFF
 
@@ -22,7 +22,9 @@ PATHS = {"root", "download", "workers"}  # of a data set: where it lies and who 
 # Where older results found what has a room of its own now.
 MOVED = {"utils.schedules.": "utils.training.schedules.", "utils.streaming.": "utils.data."}
 CUT = {"ratio", "target", "floor", "refill", "round_to", "rounding", "scope", "coupled"}
-CUT |= {"combine", "dead", "unread", "compensate", "images", "recalibrate"}
+CUT |= {"exclude", "only", "combine", "dead", "unread", "compensate", "growth", "images"}
+CUT |= {"recalibrate"}
+CUT |= {"runtime"}
 START = {"model", "init", "init_skip"}
 TUNING = {"finetune", "scratch"}
 # A pipeline records its whole config with each stage: what belongs to the others.
@@ -90,7 +92,7 @@ def _plainly(target: str) -> bool:
         kind = getattr(import_module(module), name)
     except (ImportError, AttributeError):
         return False
-    plain = [[vars(one).get(moment) for one in (Plain, Slimming)] for moment in MOMENTS]
+    plain = [[vars(one).get(moment) for one in (Method, Slimming)] for moment in MOMENTS]
     return all(getattr(kind, m, None) in known for m, known in zip(MOMENTS, plain, strict=True))
 
 
@@ -98,6 +100,7 @@ def _cut(run: Run, asked: dict[str, Any]) -> None:
     from slimming.planning.planner import plan
 
     options = {**_defaults(plan), "coupled": "prune", "compensate": "none"}
+    options["runtime"] = "eager"
     asked.update({key: asked.get(key, options[key]) for key in options.keys() & CUT})
     goal = {key: value for key, value in (run.get("target") or {}).items() if value is not None}
     asked["target"] = goal or None
@@ -105,8 +108,11 @@ def _cut(run: Run, asked: dict[str, Any]) -> None:
     # Of a result without its config only the method's name is known.
     asked["method"] = _without(asked.get("method"), PENALTY | SAID) or run.get("method")
     asked["recalibrate"] = run.get("recalibrate", asked.get("recalibrate"))
+    if "latency" not in goal:
+        asked.pop("runtime")
     if asked["compensate"] == "none":
         asked.pop("images", None)
+    asked["growth"] = run.get("growth")  # what its default came to; none in older results
 
 
 def _tuning(run: Run, asked: dict[str, Any]) -> None:

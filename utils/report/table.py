@@ -15,7 +15,7 @@ from utils.runs.results import STAGES
 Run = dict[str, Any]
 # What a cut's settings say of the time after an accuracy was measured.
 AFTER = {
-    "cut": frozenset({"compensate", "images", "recalibrate"}),
+    "cut": frozenset({"compensate", "growth", "images", "recalibrate"}),
     "compensated": frozenset({"recalibrate"}),
     "recalibrated": frozenset(),
 }

@@ -17,7 +17,7 @@ AXES = {
     "lambda": ("train: strength", "train: method"),  # how strong a penalty, and how it is put on
     "method": ("prune: method", "prune: scope"),  # which channels
     "goal": ("prune: ratio", "prune: target"),  # how many of them
-    "repair": ("prune: compensate", "prune: images", "prune: recalibrate"),
+    "repair": tuple(f"prune: {k}" for k in ("compensate", "growth", "images", "recalibrate")),
     "control": ("finetune: scratch", "finetune: epochs"),
     "cut": ("prune: ",),  # all of it
     "after": ("finetune: ",),

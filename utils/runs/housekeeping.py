@@ -30,6 +30,8 @@ OURS = {
     "metrics.jsonl",
     "result.json",
     "latency.json",
+    "sensitivity.json",
+    "sensitivity.svg",
     "wandb",
 }
 OURS |= {".lock", "model.pt", "resume.pt"}
@@ -217,9 +219,23 @@ def _look(path: Path) -> Folder:
         modified = datetime.fromisoformat(date).timestamp() if date else modified
         state = "finished" if (path / "model.pt").is_file() else "finished, its weights are deleted"
         said = (run["name"], run["stage"], state, run.get("parent"))
+    elif (path / "sensitivity.json").exists():
+        said = (path.name, "sensitivity", *_measured(path))
     else:
         said = (path.name, *_unfinished(path))
     return Folder(path, *said, modified, size, first)
+
+
+def _measured(path: Path) -> tuple[str, str | None]:
+    """(state, parent) of what `sensitivity.py` leaves."""
+    try:
+        found = json.loads((path / "sensitivity.json").read_text("utf-8"))
+        count = len(found["points"])
+        state = "finished" if "finished" in found else f"interrupted after {count} points"
+        parent = found.get("parent")
+    except (OSError, ValueError, TypeError, KeyError):
+        return "unreadable", None
+    return "running" if held(path) else state, parent
 
 
 def _unfinished(path: Path) -> tuple[str, str, str | None]:

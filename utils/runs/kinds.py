@@ -146,7 +146,7 @@ RESULT = fields(
         **dict.fromkeys(("bytes", "flops_paper", "threads", "recalibrate"), COUNT),
         **dict.fromkeys(("macs_thop", "epochs", "pass", "processes"), maybe(COUNT)),
         "seconds": AMOUNT,
-        "strength": maybe(AMOUNT),
+        **dict.fromkeys(("strength", "growth"), maybe(AMOUNT)),
         **dict.fromkeys(("ratio", "safe_ratio"), maybe(SHARE)),
         **dict.fromkeys(("sync_batchnorm", "channels_last"), maybe(FLAG)),
         **dict.fromkeys(("recipe_changes", "finetune_recipe_changes"), maybe(MAPPING)),
@@ -163,6 +163,15 @@ RESULT = fields(
         "versions": each(maybe(TEXT)),
         "machine": maybe(MACHINE),
     },
+)
+POINT = _kind(
+    "[layer, channels, removed, accuracy]",
+    lambda value: isinstance(value, list) and [type(one) for one in value] in POINTS,
+)
+POINTS = ([str, int, int, float], [str, int, int, int])
+SENSITIVITY = fields(
+    {"schema": COUNT, "name": TEXT, "points": several(POINT), "begun_with": several(ANY)},
+    {"finished": DATE, "parent": maybe(TEXT), "parent_weights": maybe(TEXT)},
 )
 QUARTILES = fields({}, dict.fromkeys(("median_ms", "q1_ms", "q3_ms"), AMOUNT))
 LATENCY = fields({"machine": MACHINE, "batch": each(QUARTILES)})

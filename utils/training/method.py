@@ -4,24 +4,25 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from hydra.utils import get_object, instantiate
 
-from slimming.methods.base import Plain
+from slimming.methods.base import Method
+from utils.training.recipe import Recipe
+from utils.training.strength import choose_strength, strength_of
 
 # What ordinary training is called in a hash: as it was before there was more than one method.
 PLAIN = {"_target_": "slimming.methods.slimming.Slimming", "strength": 0.0}
 PENALTY = ("strength", "mode", "weight_decay_on_gamma")  # not part of the scores
 # What a class may define that trains as the one it is derived from.
-SCORING = {"scores", "__doc__", "__module__", "__firstlineno__", "__static_attributes__"}
+SCORING = {"scores", "choose", "__doc__", "__module__", "__firstlineno__", "__static_attributes__"}
 WORDS = ("name", "needs")  # of the yaml: what tables call it, what else it fixes
 
 
-def make(node: Mapping[str, Any], **more: Any) -> Plain:
+def make(node: Mapping[str, Any], **more: Any) -> Method:
     """The object; `more` replaces arguments that the method has.
 
     Raises:
-        ValueError: it has no such option, or no scores to choose by.
+        ValueError: it has no such option.
     """
     known = {key: value for key, value in more.items() if key in node}
     described = {**_described(node), **known}
@@ -30,11 +31,24 @@ def make(node: Mapping[str, Any], **more: Any) -> Plain:
     if wrong and not any(taken.kind is taken.VAR_KEYWORD for taken in takes.values()):
         options = ", ".join(takes) or "none"
         raise ValueError(f"method={name_of(node)} has no option '{wrong[0]}' (it has: {options})")
-    if not hasattr(get_object(described["_target_"]), "scores"):
-        raise ValueError(
-            f"method={name_of(node)} has no scores(model, graph, batches) to choose channels by"
-        )
     return instantiate(described, _convert_="all")
+
+
+def decided(
+    node: Mapping[str, Any], recipe: Recipe, steps: int, far: float | None
+) -> dict[str, Any]:
+    """The same with a lambda: where none is said it follows from the recipe's reach `far`; where
+    nothing is trained it is 0. `steps` are those of an epoch.
+
+    Raises:
+        ValueError: as `choose_strength`.
+    """
+    if "strength" in node and not recipe.epochs:
+        return {**node, "strength": 0.0}
+    if node.get("strength", 0.0) is None:
+        strength = choose_strength(recipe, node.get("mode", "subgradient"), steps, far)
+        return {**node, "strength": strength}
+    return dict(node)
 
 
 def name_of(node: Mapping[str, Any]) -> str:
@@ -45,8 +59,14 @@ def name_of(node: Mapping[str, Any]) -> str:
 def check_needs(node: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     """
     Raises:
-        ValueError: an option of the cut was set to another value than the method's yaml needs.
+        ValueError: the method has no scores, or an option of the cut was set to another value than
+            its yaml needs.
     """
+    scores = getattr(get_object(node["_target_"]), "scores", None)
+    if scores in (None, Method.scores):
+        raise ValueError(
+            f"method={name_of(node)} has no scores(model, graph, batches) to choose channels by"
+        )
     for key, value in (node.get("needs") or {}).items():
         if options[key] != value:
             raise ValueError(
@@ -55,7 +75,7 @@ def check_needs(node: Mapping[str, Any], options: Mapping[str, Any]) -> None:
             )
 
 
-def training_identity(node: Mapping[str, Any], method: Plain, decays: bool) -> dict[str, Any]:
+def training_identity(node: Mapping[str, Any], method: Method, decays: bool) -> dict[str, Any]:
     """What of a method can change a training: nothing, where it trains plainly.
 
     It is called by the class that says how it trains, so that methods which differ in their scores
@@ -63,18 +83,17 @@ def training_identity(node: Mapping[str, Any], method: Plain, decays: bool) -> d
     """
     spared = {} if decays else {"weight_decay_on_gamma": True}
     if method.trains_plainly:
-        return {**PLAIN, "weight_decay_on_gamma": method.weight_decay_on_gamma, **spared}
+        return {**PLAIN, "weight_decay_on_gamma": decays_gammas(method), **spared}
     kind = next(kind for kind in type(method).__mro__ if not vars(kind).keys() <= SCORING)
     takes = inspect.signature(kind).parameters
     arguments = {key: value for key, value in _described(node).items() if key in takes}
     target = {"_target_": f"{kind.__module__}.{kind.__qualname__}"}
-    return {**arguments, **target, "strength": method.strength, **spared}
+    return {**arguments, **target, "strength": strength_of(method), **spared}
 
 
-def memory(method: Plain) -> dict[str, Any]:
-    """What a method keeps in its attributes and a run can save: numbers, words, tensors, and lists,
-    tuples and dicts of them. `vars(method).update(...)` brings it back."""
-    return {name: value for name, value in vars(method).items() if _is_data(value)}
+def decays_gammas(method: Method) -> bool:
+    """Whether gammas are decayed like all other weights."""
+    return getattr(method, "weight_decay_on_gamma", True)
 
 
 def scoring_identity(node: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,11 +103,3 @@ def scoring_identity(node: Mapping[str, Any]) -> dict[str, Any]:
 
 def _described(node: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in node.items() if key not in WORDS}
-
-
-def _is_data(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(map(_is_data, (*value, *value.values())))
-    if isinstance(value, list | tuple):
-        return all(map(_is_data, value))
-    return value is None or type(value) in (bool, int, float, str, torch.Tensor)

@@ -42,10 +42,10 @@ class Recipe:
         size = self.batch_size
         if not isinstance(size, int) or isinstance(size, bool):
             raise ValueError(f"recipe.batch_size is a number of images; got {size!r}")
-        if self.epochs < 1 or size < 2:
+        if self.epochs < 0 or size < 2:
             raise ValueError(
-                f"training needs at least 1 epoch and batches of 2; got epochs={self.epochs}, "
-                f"batch_size={size}"
+                f"training needs epochs, from 0 (none at all) on, and batches of 2; got "
+                f"epochs={self.epochs}, batch_size={size}"
             )
         for name in ("label_smoothing", "ema"):
             if not is_number(value := getattr(self, name)) or not 0 <= value < 1:

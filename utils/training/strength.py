@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimming.methods.base import Plain
+from slimming.methods.base import Method
 from slimming.methods.sparsity import gammas, reach
 from utils.training.recipe import Recipe, lr_and_momentum
 
@@ -44,20 +44,26 @@ def choose_strength(recipe: Recipe, mode: str, steps: int, far: float | None) ->
     return min(float(f"{far / per_unit:.1e}"), STRONGEST)
 
 
-def announce_reach(recipe: Recipe, method: Plain, model: nn.Module, steps: int) -> None:
+def strength_of(method: Method) -> float:
+    """Lambda; 0 of a method that has no penalty."""
+    return getattr(method, "strength", 0.0)
+
+
+def announce_reach(recipe: Recipe, method: Method, model: nn.Module, steps: int) -> None:
     """Say how far the penalty can move a gamma in this run, against where it starts."""
-    if not method.strength:
+    strength = strength_of(method)
+    if not strength:
         return
     mode = getattr(method, "mode", "subgradient")
     lr, momentum = lr_and_momentum(recipe)
     if momentum is None and mode in ("subgradient", "loss"):
-        print(f"lambda {method.strength:g} passes through the optimiser's rescaling")
+        print(f"lambda {strength:g} passes through the optimiser's rescaling")
         return
     if not gammas(model):
         raise ValueError("the network has no BatchNorm with a gamma, so there is nothing to slim")
-    far = reach(method.strength, lr * recipe.factors(steps), mode, momentum or 0.0)
+    far = reach(strength, lr * recipe.factors(steps), mode, momentum or 0.0)
     start = torch.cat([gamma.detach().abs().flatten() for gamma in gammas(model).values()]).mean()
-    print(f"lambda {method.strength:g} can move a gamma by {far:.2g}; they start at {start:.2g}")
+    print(f"lambda {strength:g} can move a gamma by {far:.2g}; they start at {start:.2g}")
     if far < start:
         print("warning: too little to bring one to zero; raise method.strength or epochs")
 
@@ -88,11 +94,12 @@ def _watched(scales: dict[str, Tensor]) -> dict[str, Any]:
     return {"layer": name, "values": [float(f"{value:.4g}") for value in scales[name].tolist()]}
 
 
-def advise(row: dict[str, Any], epochs: int, method: Plain) -> None:
+def advise(row: dict[str, Any], epochs: int, method: Method) -> None:
     """Once, late in training, when the penalty has shrunk nothing."""
     late = row["epoch"] == math.ceil(0.8 * epochs)
-    if method.strength and late and row.get("gamma_below_1e-2", 1.0) < 0.01:
+    strength = strength_of(method)
+    if strength and late and row.get("gamma_below_1e-2", 1.0) < 0.01:
         print(
             f"warning: after {row['epoch']} of {epochs} epochs less than 1 % of the gammas are "
-            f"below 0.01, so a cut will hurt: raise method.strength (now {method.strength:g})"
+            f"below 0.01, so a cut will hurt: raise method.strength (now {strength:g})"
         )

@@ -104,10 +104,18 @@ class Data:
 
         Raises ValueError, at the call, when there are fewer than n.
         """
+        pairs = self.labelled(n, seed=seed, batch_size=batch_size)
+        return (images for images, _ in pairs)
+
+    def labelled(
+        self, n: int, *, seed: int, batch_size: int = 256
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The images of `sample` with their labels, int64 (B,)."""
         order = order_of_sample(len(self.train), n, seed).to(self.train.images.device)
+        parts = (order[i : i + batch_size] for i in range(0, n, batch_size))
         return (
-            normalise(self.train.images[order[i : i + batch_size]], self.mean, self.std)
-            for i in range(0, n, batch_size)
+            (normalise(self.train.images[part], self.mean, self.std), self.train.labels[part])
+            for part in parts
         )
 
 

@@ -5,31 +5,27 @@ becomes a `Constant` and the layers before it `Removed`: they only say how large
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
+from slimming.modules.selection import Edited, become, norm_of
 
-class _StandIn(nn.Module):
+
+class _StandIn(Edited):
     """Knows the size of what a layer gives, not the values."""
+
+    steps: list[tuple[int, int, int]]
 
     def __init__(self, layer: nn.Module):
         super().__init__()
-        self.kind, self.linear = type(layer).__name__, isinstance(layer, nn.Linear)
-        self.steps = _steps(layer) if isinstance(layer, _ConvNd) else None
+        self.was, self.linear = type(norm_of(layer)).__name__, isinstance(layer, nn.Linear)
+        self.steps = _steps(layer) if isinstance(layer, _ConvNd) else []
 
     def extra_repr(self) -> str:
-        return f"instead of {self.kind}"
-
-    def blank(self, x: Tensor, channels: int) -> Tensor:
-        """Zeros in the shape of the layer's output."""
-        if self.linear:
-            return x.new_zeros([*x.shape[:-1], channels])
-        sizes = list(x.shape[2:])
-        if self.steps is not None:
-            sizes = [(n + pad - span) // by + 1 for n, (pad, span, by) in zip(sizes, self.steps)]
-        return x.new_zeros([x.shape[0], channels, *sizes])
+        return f"instead of {self.was}"
 
 
 def _steps(conv: _ConvNd) -> list[tuple[int, int, int]]:
@@ -43,19 +39,39 @@ def _steps(conv: _ConvNd) -> list[tuple[int, int, int]]:
     return [(pad, span + 1, by) for pad, span, by in zip(padding, reach, conv.stride)]
 
 
-class Removed(_StandIn):
-    """Where a layer of the branch was. Its empty buffer tells so in the saved weights."""
+@fx.wrap
+def blank(x: Tensor, channels: int, linear: bool, steps: list[tuple[int, int, int]]) -> Tensor:
+    """Zeros in the shape of what a layer makes of `x`, with this many channels."""
+    shape = list(x.shape)
+    shape[-1 if linear else 1] = channels
+    for dim, (pad, span, by) in enumerate(steps):
+        shape[dim + 2] = (shape[dim + 2] + pad - span) // by + 1
+    return x.new_zeros(shape)
 
-    def __init__(self, layer: nn.Module):
-        super().__init__(layer)
-        self.register_buffer("removed", torch.empty(0))
+
+@fx.wrap
+def filled(x: Tensor, value: Tensor, linear: bool, steps: list[tuple[int, int, int]]) -> Tensor:
+    """`value` (channels,), all over the map that a layer makes of `x`."""
+    zeros = blank(x, len(value), linear, steps)
+    shape = [1 for _ in zeros.shape]
+    shape[-1 if linear else 1] = len(value)
+    return zeros + value.view(shape)
+
+
+class Removed(_StandIn):
+    """Where a layer of the branch was."""
+
+    kind = "removed"
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.blank(x, 1)  # never x itself: what follows may work in place
+        # One channel, and never x itself: what follows may work in place.
+        return blank(x, 1, self.linear, self.steps)
 
 
 class Constant(_StandIn):
     """(N, any, ...) -> (N, channels, ...): what the branch's last layer gives without inputs."""
+
+    kind = "constant"
 
     def __init__(self, layer: nn.Module, value: Tensor):
         super().__init__(layer)
@@ -65,32 +81,30 @@ class Constant(_StandIn):
             self.constant = nn.Parameter(value)
 
     @property
+    @torch.jit.unused
     def bias(self) -> Tensor:
         return self.constant
 
+    def arguments(self) -> dict[str, Any]:
+        return {"bias": isinstance(self.constant, nn.Parameter)}
+
     def forward(self, x: Tensor) -> Tensor:
-        zeros = self.blank(x, len(self.constant))
-        dims = zeros.dim() - 2 if not self.linear else 0
-        return zeros + self.constant.view(-1, *[1] * dims)
+        return filled(x, self.constant, self.linear, self.steps)
 
 
 def bypass(model: nn.Module, modules: Iterable[str], last: str) -> None:
-    """Put stand-ins where the branch's layers are, in place."""
+    """Turn the branch's layers into stand-ins, in place."""
     for name in modules:
-        replace_module(model, name, Removed(model.get_submodule(name)))
-    layer = model.get_submodule(last)
+        layer = model.get_submodule(name)
+        become(layer, Removed(layer))
+    become_constant(model.get_submodule(last))
+
+
+def become_constant(layer: nn.Module) -> None:
+    """Turn a layer that reads nothing any more into its bias, in place."""
     value = layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
-    replace_module(model, last, Constant(layer, value.detach()))
+    become(layer, Constant(layer, value.detach()))
 
 
 def stands_in(module: nn.Module) -> bool:
     return isinstance(module, _StandIn)
-
-
-def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
-    """Put `module` where the one at `path` is, under all of its names."""
-    old = model.get_submodule(path)
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if child is old:
-                parent._modules[name] = module

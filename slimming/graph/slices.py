@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from slimming.graph import ChannelGraph
+from slimming.graph.channel_graph import ChannelGraph
 
 Keep = Mapping[str, Tensor]
 
@@ -15,7 +15,8 @@ def alive(graph: ChannelGraph, keep: Keep) -> Tensor:
 
     Raises:
         ValueError: an unknown gate, an index out of range, gates that are cut together but keep
-            different channels, or an empty layer that isn't a whole branch of `graph.branches`.
+            different channels, or an empty layer that isn't a whole branch of `graph.branches`;
+            also of a convolution that writes a part only of what its BatchNorm reads.
     """
     stays = torch.ones(graph.num_channels, dtype=torch.bool)
     may_go = {
@@ -42,6 +43,12 @@ def alive(graph: ChannelGraph, keep: Keep) -> Tensor:
         kept = torch.as_tensor(keep.get(gate, torch.arange(len(ids))), dtype=torch.long)
         if not torch.equal(stays[ids].nonzero().flatten(), kept):
             raise ValueError(f"'{gate}' keeps other channels than the layers it is tied to")
+    bypassed = torch.zeros_like(stays)
+    for gate in may_go:
+        bypassed[graph.gates[gate]] = True
+    for (name, dim), ids in graph.dims.items():
+        if len(ids) and (ids >= 0).all() and not (stays | bypassed)[ids].any():
+            raise ValueError(f"{name} would lose every channel along dimension {dim}: keep one")
     return stays
 
 
