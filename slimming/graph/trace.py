@@ -238,6 +238,12 @@ def _refuse(model: nn.Module) -> None:
     if hasattr(model, "_orig_mod"):
         raise ValueError("give the network that was compiled: compiled._orig_mod")
     for name, module in model.named_modules():
+        for attribute, value in vars(module).items():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                raise ValueError(
+                    f"{type(model).__name__} can't be copied, as '{name}' keeps {attribute} of a "
+                    f"forward pass with gradients: run it once under torch.no_grad()"
+                )
         mine = vars(module).get("forward")
         if mine is None or isinstance(module, torch.jit.ScriptModule):
             continue

@@ -23,7 +23,7 @@ def convolution(call: Call, found: Found) -> Planes:
     if in_groups and name is not None:
         found.ids.in_groups.add(name)
     read, made = (0, 1) if transposed else (1, 0)
-    if not found.is_live(x) or found.is_live(weight):
+    if found.is_live(weight) or (name is None and not found.is_live(x)):
         found.pin_inputs(call, f"{call} has a kernel that is computed from its input")
         return []
     positions = (x if transposed else out).numel() // (x if transposed else out).shape[1]
@@ -57,7 +57,9 @@ def _read(
     own, name = found.axis(weight, dim), layer(found, weight)
     ids = torch.full((size,), NONE) if ids is None else ids
     if own is None:
-        found.ids.pin(ids, f"'{name}' reads it with a weight of a fixed size")
+        computed = found.name(weight) is None and found.planes(weight)
+        kind = "that is computed from all of its entries" if computed else "of a fixed size"
+        found.ids.pin(ids, f"'{name}' reads it with a weight {kind}")
         return
     found.reads.update(dict.fromkeys(found.ids.owners(own)))
     if not found.value(weight).zero:
@@ -124,7 +126,8 @@ def product(call: Call, found: Found) -> Planes:
     ka, kb = of_a.index("k"), of_b.index("k")
     live = found.is_live(a), found.is_live(b)
     left, right = found.axis(a, ka), found.axis(b, kb)
-    _count_product(call, found, (a, of_a), (b, of_b), any(live))
+    if "mm" in call.name:  # as torch.utils.flop_counter counts, which leaves vectors out
+        _count_product(call, found, (a, of_a), (b, of_b), any(live))
     out = "".join(d for d in "bmn" if d in of_a + of_b)
     if live[0] != live[1]:
         (x, weight), dim = ((a, b), kb) if live[0] else ((b, a), ka)

@@ -91,4 +91,4 @@ def weight_norm(call: Call, found: Found) -> Planes | tuple[Planes, ...]:
     found.pin(others, f"{call} computes it from all of its entries")
     found.ids.tie(found.along(v, dim), found.along(g, dim), f"{call} scales it")
     own = spread(found.along(v, dim), dim, v.dim())
-    return [own] if len(call.outputs) == 1 else ([own], [])
+    return ([own],) * len(call.outputs)  # with the lengths, if they are kept
