@@ -45,7 +45,7 @@ def layer(found: Found, weight: Tensor) -> str:
     name = found.name(weight)
     if name is None:
         owners = [o for p in found.planes(weight) for o in found.ids.owners(p)]
-        name = owners[0][0] if owners else "a layer"
+        name = owners[0][0].partition(".parametrizations.")[0] if owners else "a layer"
     path, _, last = name.rpartition(".")
     return path if last in ("weight", "kernel") and path else name
 

@@ -233,8 +233,7 @@ def test_a_subclass_that_only_sets_options_is_a_convolution():
 COMPUTED = {
     "weight_norm": (
         parametrizations.weight_norm,
-        "'body.3.parametrizations.weight.original1' reads it with a weight that is computed from all "
-        "of its entries",
+        "'body.3' reads it with a weight that is computed from all of its entries",
         (),  # rows go one by one
     ),
     "old weight_norm": (
