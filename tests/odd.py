@@ -15,10 +15,10 @@ def zoo(name: str):
     return trace(make(), torch.zeros(1, *shape))
 
 
-def cuttable(model: nn.Module, x: torch.Tensor = X):
+def cuttable(model: nn.Module, x: torch.Tensor = X, **options: str):
     """The graph of a network, after a proof that what it says is right."""
     randomise(model)
-    graph = trace(model, x)
+    graph = trace(model, x, **options)
     if graph.gates:
         keep = random_plan(graph, 0.5)
         proof = verify(model, graph, keep, slim(model, graph, keep), x)

@@ -22,6 +22,7 @@ from slimming.rules.channel_ids import spread
 ALWAYS = {"convolution", "embedding"}
 SILENT = {"device", "sym_size", "sym_numel", "sym_stride", "sym_storage_offset", "stride", "size"}
 SILENT |= {"is_same_size", "layout", "is_pinned", "numel", "dim", "is_nonzero", "prim_layout"}
+MOST = 4 << 30  # bytes of values, where a network needs them
 OURS, TORCH = f"{Path(__file__).parents[1]}/", f"{Path(torch.__file__).parent}/"
 
 
@@ -47,6 +48,7 @@ class Recorder(TorchDispatchMode):
         self.records: list[Record] = []
         self._layers: list[str] = [""]
         self._silent = 0
+        self._held: dict[int, int] | None = None  # storage -> bytes, where there are numbers
 
     def __torch_dispatch__(self, run, types, args=(), kwargs=None) -> Any:
         name = _name(run)
@@ -73,6 +75,20 @@ class Recorder(TorchDispatchMode):
                 found.enliven(tensor)
         after = [found.planes(t) for t in call.outputs]
         self.records.append(Record(call, before, after))
+        if self._held is not None:
+            self._weigh(call.outputs)
+
+    def _weigh(self, tensors: list[Tensor]) -> None:
+        """All values are held to the end, which must not fill the memory."""
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            self._held[storage._cdata] = storage.nbytes()
+        if sum(self._held.values()) > MOST:
+            gib = MOST >> 30
+            raise ValueError(
+                f"its code looks at values, and all of them together take more than {gib} GiB: "
+                f"give a smaller example"
+            )
 
     def _apply(self, call: Call, before: list[Planes]) -> Planes | tuple[Planes, ...]:
         rule = RULES.get(call.name)
@@ -89,7 +105,12 @@ class Recorder(TorchDispatchMode):
         return []
 
     def run(self, twin: Twin, training: bool) -> list[Tensor]:
-        """Its outputs."""
+        """Its outputs.
+
+        Raises:
+            ValueError: it needs numbers, and more of them than fit.
+        """
+        self._held = {} if twin.kind == "real" else None
         for tensor in twin.example.tensors:
             self.found.enliven(tensor)
         with self.listening(twin.model), self:

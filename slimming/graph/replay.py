@@ -55,6 +55,10 @@ class Differs(Exception):
         return {gate for gate, own in gates if torch.isin(own, channels).any()}
 
 
+class Parted(Exception):
+    """Values decide what runs from here on, and they are others: nothing is left to compare."""
+
+
 def grouped_gates(graph: ChannelGraph) -> list[frozenset[str]]:
     """Gates that share channels, together."""
     groups: list[tuple[set[str], set[int]]] = []
@@ -117,12 +121,14 @@ def replay(twin: Twin, run: Run, ids: "Thinned", picks: Mapping[str, Tensor]) ->
             recorder.run(twin, run.training)
     except Differs:
         raise
+    except Parted:
+        return
     except Exception as error:  # whatever the network's own code raises
         where = _last_line(error)
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         at = len(recorder.records)
         raise Differs(run, at, f"{where} fails where it is thinner: {line}", where) from error
-    if len(recorder.records) < len(run.records):
+    if len(recorder.records) < len(run.records) and not recorder.values_decide:
         at = len(recorder.records)
         raise Differs(run, at, f"{run.records[at].call} doesn't run where it is thinner")
 
@@ -196,16 +202,22 @@ class Replay(Recorder):
     def __init__(self, found: Found, picks: Mapping[str, Tensor], run: Run):
         super().__init__(found, picks)
         self._expected, self._of = run.records, run
+        self.values_decide = False  # how much there is, as of which boxes overlap
 
     def _see(self, call: Call) -> None:
         at = len(self.records)
         if at >= len(self._expected):
+            if self.values_decide:
+                raise Parted
             raise Differs(self._of, at, f"{call} runs only where it is thinner")
         expected = self._expected[at]
         self._compare(at, call, expected.call)
+        self.values_decide |= torch.Tag.dynamic_output_shape in call.tags
         try:
             super()._see(call)
         except (ValueError, RuntimeError, IndexError) as error:
+            if self.values_decide:
+                raise Parted from error
             raise Differs(self._of, at, f"{expected.call} counts on its size") from error
         for (tensor, whole), of, planes in zip(
             zip(call.outputs, expected.call.outputs), expected.after, self.records[at].after
@@ -214,6 +226,8 @@ class Replay(Recorder):
                 raise Differs(self._of, at, f"{expected.call} counts on its size")
 
     def _compare(self, at: int, call: Call, whole: Call) -> None:
+        if call.name != whole.name and self.values_decide:
+            raise Parted
         if call.name != whole.name or len(call.outputs) != len(whole.outputs):
             raise Differs(self._of, at, f"{whole} becomes {call} where it is thinner")
         for name, value in whole.numbers.items():
@@ -227,7 +241,8 @@ class Replay(Recorder):
         if tensor.dim() != whole.dim() or len(of) != len(planes):
             return False
         follows = {d for plane in of for d in varying(plane)}
-        if any(tensor.shape[d] != n for d, n in enumerate(whole.shape) if d not in follows):
+        others = [d for d in range(whole.dim()) if d not in follows]
+        if not self.values_decide and any(tensor.shape[d] != whole.shape[d] for d in others):
             return False
         for plane, thin in zip(of, planes):
             dims = varying(plane)

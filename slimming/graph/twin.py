@@ -49,9 +49,9 @@ class Example:
         return sizes[0] if sizes else 1
 
     def __str__(self) -> str:
-        shapes = [tuple(x.shape) if isinstance(x, Tensor) else x for x in self.args]
-        named = {k: tuple(x.shape) if isinstance(x, Tensor) else x for k, x in self.kwargs.items()}
-        return f"{shapes}" if not named else f"{shapes} and {named}"
+        shapes = self.map(lambda x: tuple(x.shape) if isinstance(x, Tensor) else x)
+        args = f"{list(shapes.args)}"
+        return f"{args} and {shapes.kwargs}" if shapes.kwargs else args
 
 
 KINDS = ("meta", "fake", "real")
@@ -67,7 +67,7 @@ class Twin:
 
     def __init__(self, model: nn.Module, example: Example, kind: str):
         first = next((p for p in model.parameters() if p.is_floating_point()), None)
-        self.modes = _MODES[kind]()
+        self.kind, self.modes = kind, _MODES[kind]()
         with contextlib.ExitStack() as stack:
             for mode in self.modes:
                 stack.enter_context(mode)

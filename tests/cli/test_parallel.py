@@ -49,11 +49,11 @@ def test_joblib_trains_the_network_of_two_jobs_once_and_names_the_job_that_faile
 
 def test_submitit_runs_jobs_from_any_folder_and_names_the_one_that_failed(tmp_path):
     """Its local executor stands for a cluster: own processes, results and output in files."""
-    jobs = sweep("train", "submitit_local", tmp_path, "runs_dir=runs", "epochs=1,0")
+    jobs = sweep("train", "submitit_local", tmp_path, "runs_dir=runs", "epochs=1,-1")
     _, errors = jobs.communicate()
     assert jobs.returncode == 1 and "Traceback" not in errors
     last = errors.splitlines()[-1]
-    assert last.startswith("error: 1 of the sweep's jobs failed: epochs=0 (training needs at")
+    assert last.startswith("error: 1 of the sweep's jobs failed: epochs=-1 (training needs epochs")
     (result,) = tmp_path.glob("runs/*/result.json")
     assert json.loads(result.read_text())["epochs"] == 1
     logs = [path.read_text() for path in tmp_path.glob("runs/sweeps/*/.submitit/*/*_log.out")]

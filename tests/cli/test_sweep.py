@@ -55,17 +55,17 @@ def test_a_dry_run_that_fails_says_nothing_of_its_work(tmp_path):
 
 
 def test_a_job_says_which_it_is_and_what_sets_it_apart(tmp_path):
-    words = own("-m", "epochs=1,0", "seed=3,4", f"runs_dir={tmp_path}", "allow=[a, b]")
+    words = own("-m", "epochs=1,-1", "seed=3,4", f"runs_dir={tmp_path}", "allow=[a, b]")
     code, out, err = terminal("train", *words)
     said = LINE.findall(out)
     assert [job for job, _, _ in said] == [f"job {n} of 4" for n in (1, 2, 3, 4)]
     assert [told for _, _, told in said] == [
-        "epochs=1 seed=3", "epochs=1 seed=4", "epochs=0 seed=3", "epochs=0 seed=4",
+        "epochs=1 seed=3", "epochs=1 seed=4", "epochs=-1 seed=3", "epochs=-1 seed=4",
     ]  # fmt: skip
     assert not said[0][1] and all(left for _, left, _ in said[1:])
     *each, last = err.strip().splitlines()
     assert code == 1 and len(each) == 2 and all(line.startswith("error: training") for line in each)
-    assert last.startswith("error: 2 of the sweep's jobs failed: epochs=0 seed=3, epochs=0 seed=4")
+    assert last.startswith("error: 2 of the sweep's jobs failed: epochs=-1 seed=3, epochs=-1")
     assert "Error executing" not in err
     assert len(list(tmp_path.glob("[!.]*"))) == 2, "two runs, and no folder of a sweep"
 

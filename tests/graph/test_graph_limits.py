@@ -14,6 +14,7 @@ from torch import nn
 from helpers import random_plan, randomise
 from odd import Odd, OwnConv, OwnNorm, Variant, X, cuttable, mean, zoo
 from slimming import compensate, slim, trace, verify
+from slimming.graph import record
 from slimming.planning.planner import predict
 from slimming.surgery.builder import fit_shapes
 from utils.networks.cost import count_macs
@@ -502,3 +503,35 @@ def test_several_inputs():
 
     graph = cuttable(Two(), (X, torch.randn(2, 2, 8, 8)))
     assert torch.equal(graph.gates["a.1"], graph.gates["b.1"])
+
+
+class Detector(nn.Module):
+    """Finds places above a threshold, and looks closer at each one, if there are any."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.where = chain(*block(3, 6), *block(6, 6)), conv(6, 1)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, images):
+        maps = self.body(torch.stack([image * 2 for image in images]))
+        places = (self.where(maps)[:, 0] > 0.0).nonzero()
+        if len(places) > 5:
+            places = places[::2]
+        return self.head(maps[places[:, 0], :, places[:, 1], places[:, 2]])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_detector_runs_whole_on_a_list_of_images(seed):
+    model, images = randomise(Detector(), seed).double(), [*torch.rand(2, 3, 8, 8).double()]
+    graph = trace(model, (images,))
+    assert set(graph.gates) == {"body.1", "body.4"} and "nonzero" in graph.notes[0]
+    keep = random_plan(graph, 0.5, seed)
+    assert verify(model, graph, keep, slim(model, graph, keep), (images,)).holds
+
+
+def test_values_that_fill_the_memory_are_refused_in_one_sentence(monkeypatch):
+    monkeypatch.setattr(record, "MOST", 1 << 14)
+    with pytest.raises(ValueError, match=r"take more than .*: give a smaller example\.") as caught:
+        trace(Detector(), ([*torch.rand(2, 3, 8, 8)],))
+    assert "\n" not in str(caught.value)

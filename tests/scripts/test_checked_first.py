@@ -69,13 +69,6 @@ class NoGates(nn.Sequential):
         )  # fmt: skip
 
 
-class Untraceable(NoGates):
-    """Its way depends on the values it sees."""
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return super().forward(images if images.sum() > 0 else -images)
-
-
 class TwoHeads(NoGates):
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         scores = super().forward(images)
@@ -84,7 +77,7 @@ class TwoHeads(NoGates):
 
 @pytest.mark.parametrize(
     ("network", "sentence"),
-    [("NoGates", "no BatchNorm"), ("Untraceable", "trace"), ("TwoHeads", "2 outputs")],
+    [("NoGates", "no BatchNorm"), ("TwoHeads", "2 outputs")],
 )
 def test_a_network_that_cannot_be_cut_is_found_before_it_is_trained(
     tmp_path, monkeypatch, network, sentence
