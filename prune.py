@@ -26,7 +26,7 @@ from torch import nn
 import stages
 from slimming import ChannelGraph, Plan, compensate, mask, plan, recalibrate, slim, trace, verify
 from slimming.checkpoint import compose
-from slimming.graph.trace import check_coupled
+from slimming.graph.trace import check_streams
 from slimming.planning.budget import check_target
 from slimming.planning.names import patterns
 from slimming.planning.planner import check_options, check_ratio
@@ -93,7 +93,7 @@ def describe(cfg, parent: Parent | None = None) -> stages.Stage:
         cfg.runs_dir,
         "prune",
         f"{parent.row}-{_goal_label(goal)}"
-        f"{_options_label(method, cfg.coupled, options, {**after, **runtime})}",
+        f"{_options_label(method, streams(cfg), options, {**after, **runtime})}",
         seed,
         {
             "parent": parent.identity,
@@ -101,7 +101,7 @@ def describe(cfg, parent: Parent | None = None) -> stages.Stage:
             "data": configured.data_identity(data),
             "method": scoring_identity(method),
             "plan": {"_target_": "slimming.plan", **goal, **options},
-            **({} if cfg.coupled == "prune" else {"coupled": cfg.coupled}),
+            **streams(cfg),
             **runtime,
             "after": {**after, **seen},
             **hardware.numerics,
@@ -128,7 +128,7 @@ def describe(cfg, parent: Parent | None = None) -> stages.Stage:
         if not start.checkpoint.weights and start.is_thin:
             return  # a second cut: the network isn't known before the first
         model = start.model(allow, data, hardware)
-        graph = trace(model, example(data, seed), cfg.coupled)
+        graph = trace(model, example(data, seed), **streams(cfg))
         _try_plan(graph, goal, options)
         prepare(model, runtime.get("runtime", "eager"), data.input_shape, 2)
 
@@ -178,7 +178,7 @@ def _options(cfg, goal: dict[str, Any]) -> dict[str, Any]:
         options |= {key: sorted({*patterns(key, globs)})} if globs else {}
     check_options(**{key: value for key, value in options.items() if key != "refill"})
     check_compensation(cfg.compensate)
-    check_coupled(cfg.coupled)
+    check_streams(cfg.coupled, cfg.unscored)
     if cfg.recalibrate < 0 or cfg.images < 1:
         raise ValueError(
             f"recalibrate and images are numbers of training images; got {cfg.recalibrate} and "
@@ -290,8 +290,14 @@ def _time_again(goal: dict, keep, timer) -> tuple[float | None, list[str]]:
     return share, [over] if share > asked else []
 
 
+def streams(cfg) -> dict[str, str]:
+    """What `trace` is told of channels that are added up, where it isn't the usual."""
+    usual = {"coupled": "prune", "unscored": "keep"}
+    return {option: cfg[option] for option in usual if cfg[option] != usual[option]}
+
+
 def score(cfg, model: nn.Module, data: Data, seed: int) -> tuple[ChannelGraph, dict]:
-    graph = trace(model, example(data, seed), cfg.coupled)
+    graph = trace(model, example(data, seed), **streams(cfg))
     method = make(configured.plain(cfg.method), strength=0.0)
     batches = data.labelled(min(512, len(data.train)), seed=seed)
     torch.manual_seed(mix(seed, "scores"))  # for a method that draws
@@ -360,7 +366,7 @@ def _short(value: Any) -> Any:
     return f"{value:g}" if isinstance(value, float) else value
 
 
-def _options_label(method: dict, coupled: str, options: dict, after: dict) -> str:
+def _options_label(method: dict, streams: dict, options: dict, after: dict) -> str:
     """What differs from the plainest cut, for the run's name."""
     said = {"floor": "floor{}", "refill": "norefill", "round_to": "x{}", "unread": "{}unread"}
     said |= {"exclude": "exclude{}", "only": "only{}"}
@@ -372,7 +378,7 @@ def _options_label(method: dict, coupled: str, options: dict, after: dict) -> st
     parts = [
         name_of(method) if name_of(method) != "slimming" else "",
         *differs,
-        f"{coupled}coupled" if coupled != "prune" else "",
+        *(f"{value}{option}" for option, value in streams.items()),
         after.get("runtime", ""),
         after["compensate"] if after["compensate"] != "none" else "",
         f"rc{after['recalibrate']}" if after["recalibrate"] else "",

@@ -25,9 +25,9 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from engine import evaluate
-from prune import score, trained_for
+from prune import score, streams, trained_for
 from slimming import ChannelGraph, Plan, recalibrate, sensitivity, slim
-from slimming.graph.trace import check_coupled
+from slimming.graph.trace import check_streams
 from slimming.planning.names import patterns
 from slimming.planning.planner import check_options
 from slimming.planning.sensitivity import Point, channels, check_shares
@@ -93,7 +93,7 @@ def describe(cfg) -> Asked:
         globs = configured.plain(cfg[key])
         options |= {key: sorted({*patterns(key, globs)})} if globs else {}
     check_options(1, 1, combine=cfg.combine)
-    check_coupled(cfg.coupled)
+    check_streams(cfg.coupled, cfg.unscored)
     check_needs(method, cfg)
     if cfg.recalibrate < 0 or not cfg.loss > 0:
         raise ValueError(
@@ -117,6 +117,7 @@ def describe(cfg) -> Asked:
         "method": scoring_identity(method),
         "plan": options,
         "coupled": cfg.coupled,
+        **streams(cfg),
         "recalibrate": images,
         **hardware.numerics,
     }

@@ -24,17 +24,15 @@ GUESSED = 3  # second runs, where one may fit by chance
 TRIES = 200  # of the second run, each of which pins something
 
 
-def check_coupled(coupled: str) -> None:
+def check_streams(coupled: str = "prune", unscored: str = "keep") -> None:
     """
     Raises:
-        ValueError: coupled channels can't be treated like this.
+        ValueError: streams can't be treated like this.
     """
-    _check("coupled", coupled, get_args(Coupled))
-
-
-def _check(option: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{option} is one of {', '.join(choices)}; got {value!r}")
+    for option, value, kind in (("coupled", coupled, Coupled), ("unscored", unscored, Unscored)):
+        if value not in get_args(kind):
+            choices = ", ".join(get_args(kind))
+            raise ValueError(f"{option} is one of {choices}; got {value!r}")
 
 
 def trace(
@@ -55,8 +53,7 @@ def trace(
         ValueError: the network can't take this input.
     """
     _refuse(model)
-    check_coupled(coupled)
-    _check("unscored", unscored, get_args(Unscored))
+    check_streams(coupled, unscored)
     return _Search(model, Example.of(example), coupled, unscored).graph()
 
 

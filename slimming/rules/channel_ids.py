@@ -49,7 +49,8 @@ class Ids:
     def run_of(self, ids: Tensor) -> Tensor:
         """Which run each id is from; -1 of no channel."""
         starts = torch.tensor(self._starts, dtype=torch.long)
-        return torch.where(ids == NONE, NONE, torch.bucketize(ids, starts, right=True) - 1)
+        run = torch.bucketize(ids.contiguous(), starts, right=True) - 1
+        return torch.where(ids == NONE, NONE, run)
 
     def mark(self, ids: Tensor, origin: int) -> None:
         self.origin[ids[ids != NONE]] = origin

@@ -65,6 +65,15 @@ def test_any_setting_keeps_a_chain_out_and_is_named(folder, tmp_path, override, 
     assert [*Counter(map(groups.key, both)).values()] == [2, 1]
 
 
+def test_a_fine_tuning_by_another_method_stands_alone_and_says_so(folder, tmp_path):
+    pipeline(tiny("pipeline", tmp_path, *QUICK, "seed=2", "finetune.method=slimming"))
+    both = table.chains(find_runs(folder)) + table.chains(find_runs(tmp_path))
+    assert [*Counter(map(groups.key, both)).values()] == [2, 1]
+    found = groups.differences(both)
+    assert found and all(name.startswith("finetune: method") for name in found)
+    assert {table.tuning(chain[-1]) for chain in both} == {"fine-tuned", "fine-tuned, slimming"}
+
+
 def change(chain: list[dict], key: str, value) -> None:
     *above, last = key.split(".")
     for run in chain:

@@ -9,6 +9,7 @@ from torch import nn
 import train
 from door import tiny
 from terminal import terminal
+from utils.runs.folder import read_result
 
 WRONG = [
     ("ratio=1.5", "0 <= ratio < 1"),
@@ -19,6 +20,7 @@ WRONG = [
     ("dead=maybe", "dead is one of"),
     ("unread=maybe", "unread is one of"),
     ("coupled=maybe", "coupled is one of"),
+    ("unscored=maybe", "unscored is one of prune, keep; got 'maybe'"),
     ("compensate=foo", "compensate is one of"),
     ("floor=-1", "floor is a number of channels"),
     ("floor=1.5", "floor above 1 is a whole number"),
@@ -69,6 +71,18 @@ class NoGates(nn.Sequential):
         )  # fmt: skip
 
 
+class Bare(NoGates):
+    """A convolution that no BatchNorm scores adds to the only stream."""
+
+    def __init__(self, num_classes: int):
+        super().__init__(num_classes)
+        self.norm, self.other = nn.BatchNorm2d(8), nn.Conv2d(3, 8, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.norm(self[0](images)) + self.other(images)
+        return self[4](self[3](self[2](self[1](maps))))
+
+
 class TwoHeads(NoGates):
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         scores = super().forward(images)
@@ -92,6 +106,19 @@ def test_a_network_that_cannot_be_cut_is_found_before_it_is_trained(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_stream_that_is_not_scored_whole_is_cut_where_that_is_asked_for(tmp_path):
+    from pipeline import pipeline
+
+    def cut(*words: str) -> dict:
+        cfg = tiny("pipeline", tmp_path, "method.strength=0", "ratio=0.5", "epochs=1", *words)
+        cfg.model = {"_target_": "test_checked_first.Bare"}
+        return read_result(pipeline(cfg)[-1])
+
+    with pytest.raises(ValueError, match="'other', which no BatchNorm scores, adds to it"):
+        cut()
+    assert cut("unscored=prune")["channels"] == {"kept": 4, "total": 8}
+
+
 def test_what_changes_nothing_says_so_and_is_the_same_run(tmp_path, capsys):
     from prune import describe
 
@@ -102,6 +129,7 @@ def test_what_changes_nothing_says_so_and_is_the_same_run(tmp_path, capsys):
         return describe(tiny("prune", tmp_path, "ratio=0.5", *words), parent).run.name
 
     plain = name()
+    assert name("unscored=keep") == plain and "-pruneunscored" in name("unscored=prune")
     for words, note in (
         (["rounding=up"], "rounding=up changes nothing with round_to=1"),
         (["recalibrate=100000"], ""),  # there are 192 images, and all are used already

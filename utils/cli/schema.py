@@ -31,7 +31,8 @@ COMMON = {
     "model_path": StringNode(None),
     "ckpt": StringNode(None),
 }
-WORDS = ("rounding", "scope", "coupled", "combine", "dead", "unread", "compensate", "runtime")
+WORDS = ("rounding", "scope", "coupled", "unscored", "combine", "dead", "unread", "compensate")
+WORDS += ("runtime",)
 CUT = {
     "ratio": FloatNode(None),
     "target": {name: FloatNode(None) for name in ("macs", "params", "latency")},
@@ -52,7 +53,7 @@ TYPES: dict[str, dict[str, Any]] = {  # of a script; one schema each, since each
         **COMMON,
         "recalibrate": _needed(IntegerNode),
         "loss": _needed(FloatNode),
-        **{name: _needed(StringNode) for name in ("coupled", "combine", "scope")},
+        **{name: _needed(StringNode) for name in ("coupled", "unscored", "combine", "scope")},
     },
     "evaluate": {**COMMON, **{n: _needed(BooleanNode) for n in ("latency", "macs_thop")}},
     "export": {

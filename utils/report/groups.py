@@ -23,8 +23,7 @@ PATHS = {"root", "download", "workers"}  # of a data set: where it lies and who 
 MOVED = {"utils.schedules.": "utils.training.schedules.", "utils.streaming.": "utils.data."}
 CUT = {"ratio", "target", "floor", "refill", "round_to", "rounding", "scope", "coupled"}
 CUT |= {"exclude", "only", "combine", "dead", "unread", "compensate", "growth", "images"}
-CUT |= {"recalibrate"}
-CUT |= {"runtime"}
+CUT |= {"recalibrate", "runtime", "unscored"}
 START = {"model", "init", "init_skip"}
 TUNING = {"finetune", "scratch"}
 # A pipeline records its whole config with each stage: what belongs to the others.
@@ -100,7 +99,7 @@ def _cut(run: Run, asked: dict[str, Any]) -> None:
     from slimming.planning.planner import plan
 
     options = {**_defaults(plan), "coupled": "prune", "compensate": "none"}
-    options["runtime"] = "eager"
+    options |= {"unscored": "keep", "runtime": "eager"}
     asked.update({key: asked.get(key, options[key]) for key in options.keys() & CUT})
     goal = {key: value for key, value in (run.get("target") or {}).items() if value is not None}
     asked["target"] = goal or None
@@ -119,6 +118,8 @@ def _tuning(run: Run, asked: dict[str, Any]) -> None:
     scratch = asked["scratch"] = run.get("scratch", "none")
     # The epochs of a control follow from the thin network, and that one differs with the seed.
     asked["epochs"] = run.get("epochs") if scratch == "none" else None
+    if run.get("finetune_method"):  # else the pipeline's own, which is of other stages
+        asked["method"] = _without((run.get("config") or {}).get("method"), SAID)
 
 
 _OF_STAGE = {"train": _training, "prune": _cut, "finetune": _tuning}

@@ -232,4 +232,5 @@ def changed(changes: Mapping[str, Any] | None) -> str:
 def tuning(run: Run) -> str:
     """What a finetune run is: the paper's third stage, or a control that begins anew."""
     scratch = run.get("scratch", "none")
-    return "fine-tuned" if scratch == "none" else f"scratch-{scratch}"
+    method = f", {run['finetune_method']}" if run.get("finetune_method") else ""
+    return ("fine-tuned" if scratch == "none" else f"scratch-{scratch}") + method
