@@ -177,9 +177,12 @@ def _in_step(call, found, plane: Tensor, dim: int, bounds: list[int], step: int 
     if step == 1 and all(runs[at - 1] != runs[at] for at in inside):
         return plane  # where a concatenation joined them
     part = math.gcd(size, *inside)
-    if step == 1 and part == 1:
+    if step == 1 and part == 1 and size > 2 and "slice" in call.name:
         found.loose.add(call.where)
         return plane  # nothing could go; perhaps the bounds follow: trying it out will tell
+    if step == 1 and part == 1:  # fewer channels than parts would be fewer parts
+        found.ids.pin(plane, f"{call} parts its channels by numbers")
+        return plane
     if step > 1:
         part = step
         if size % step or any(at % step for at in inside if at >= step):

@@ -54,7 +54,7 @@ REFUSED = {
     ),
     "unequal parts": (
         lambda: Odd(lambda s, x: mean(s, torch.cat(x.chunk(3, 1), 1))),
-        "'split' counts on its size",
+        "'split' parts its channels by numbers",
     ),
     "number of channels": (
         lambda: Odd(lambda s, x: mean(s, x / x.size(1))),
