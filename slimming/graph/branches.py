@@ -100,8 +100,9 @@ def find_branches(
     """
     holders: dict[int, set[str]] = {}  # channel -> the layers that hold something of it
     for (name, _), ids in dims.items():
-        for channel in ids.unique().tolist():
-            holders.setdefault(channel, set()).add(gate_of(model, name.rpartition(".")[0]))
+        layer = gate_of(model, name.rpartition(".")[0])
+        for channel in {*ids.tolist()}:
+            holders.setdefault(channel, set()).add(layer)
     found = [_branches(model, _Flow(model, run), gates, dims, holders) for run in runs]
     order = list(gates)
     common = [branch for branch in found[0] if all(branch in other for other in found)]

@@ -9,6 +9,9 @@ from torch import Tensor
 from slimming.rules.channel_ids import NONE, SCORED, Ids
 
 
+NOBODY, SEVERAL = -1, -2  # instead of the number of a reader
+
+
 @dataclass
 class Norm:
     """A BatchNorm that was called."""
@@ -38,19 +41,18 @@ def join_private(
     """
     classes = ids.classes()
     fixed = set(ids.reasons(classes))
-    read_by: dict[int, set[str]] = {}
-    for channels, reader in readers:
-        for root in classes[channels[channels != NONE]].unique().tolist():
-            read_by.setdefault(root, set()).add(reader)
+    numbers = {name: number for number, (_, name) in enumerate(readers)}
+    reader_of = torch.full((len(classes),), NOBODY)  # of each class
+    for channels, name in readers:
+        roots = classes[channels[channels != NONE]]
+        alone = (reader_of[roots] == NOBODY) | (reader_of[roots] == numbers[name])
+        reader_of[roots] = torch.where(alone, numbers[name], SEVERAL)
+    reader_of[list(fixed)] = SEVERAL
     selecting: dict[str, list[Tensor]] = {}
     carried: dict[str, list[Tensor]] = {}
     for name, norm in norms.items():
         private = all(
-            NONE not in channels
-            and all(
-                read_by[root] == {name} and root not in fixed
-                for root in classes[channels].unique().tolist()
-            )
+            NONE not in channels and bool((reader_of[classes[channels]] == numbers[name]).all())
             for channels in norm.inputs
         )
         if norm.selects or (not private and norm.can_select):

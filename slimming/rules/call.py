@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from slimming.rules.channel_ids import (
     NONE,
@@ -46,20 +46,20 @@ class Call:
     def tags(self) -> Collection[Any]:
         return getattr(self.run, "tags", ())
 
-    @property
+    @cached_property
     def numbers(self) -> dict[str, Any]:
         """The arguments that are neither tensors nor sizes or places."""
         said = {k: v for k, v in self.arguments.items() if k not in SIZES}
         return {k: v for k, v in said.items() if _is_number(v)}
 
-    @property
+    @cached_property
     def inputs(self) -> list[Tensor]:
         """Every tensor among the arguments, in order."""
-        return [x for x in tree_leaves(tuple(self.arguments.values())) if isinstance(x, Tensor)]
+        return _tensors(self.arguments.values())
 
-    @property
+    @cached_property
     def outputs(self) -> list[Tensor]:
-        return [x for x in tree_leaves(self.output) if isinstance(x, Tensor)]
+        return _tensors([self.output])
 
     def on(self, plane: Tensor) -> Tensor:
         """The same operation on ids."""
@@ -300,6 +300,19 @@ class Found:
         weight = torch.tensor([0, 1, 2] if product else [0, 2, 1])
         second = (a == NONE) | ((b != NONE) & (weight[of_b.long()] > weight[of_a.long()]))
         return torch.where(second, b, a)
+
+
+def _tensors(values: Iterable[Any]) -> list[Tensor]:
+    """Those among the values, and in lists, tuples and dicts among them."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += _tensors(value)
+        elif isinstance(value, Mapping):
+            found += _tensors(value.values())
+    return found
 
 
 def _is_number(value: Any) -> bool:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 NONE = -1
+MANY = 1 << 16  # pairs, of which each is kept once
 NEUTRAL, RAW, SCORED = 0, 1, 2  # what an id's values come from: anything, a layer, a BatchNorm
 
 
@@ -72,7 +73,9 @@ class Ids:
             self.pin(torch.where(lonely, torch.maximum(a, b), NONE), reason)
         both = (a != NONE) & (b != NONE) & (a != b)
         if both.any():
-            self._pairs.append(torch.stack([a[both], b[both]]).unique(dim=1))
+            pairs = torch.stack([a[both], b[both]])
+            many = pairs.shape[1] > MANY
+            self._pairs.append(pairs.unique(dim=1) if many else pairs)
 
     def classes(self) -> Tensor:
         """(ids,) -> the smallest id each one is connected with.
