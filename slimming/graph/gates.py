@@ -8,7 +8,6 @@ from torch import Tensor
 
 from slimming.rules.channel_ids import NONE, SCORED, Ids
 
-
 NOBODY, SEVERAL = -1, -2  # instead of the number of a reader
 
 
