@@ -36,8 +36,10 @@ def convolution(call: Call, found: Found) -> Planes:
         own = _write(found, weight, made)
     if call.get("bias") is not None:
         found.ids.tie(own, found.along(call["bias"], 0), f"the bias of {layer(found, weight)}")
-    beside = [p for p in found.planes(x) if varying(p) == [0]]
-    return [spread(own, 1, out.dim()), *beside]
+    beside = [p for p in found.planes(x) if p.shape[1] == 1]
+    over = [p for p in beside if varying(p) not in ([], [0])]
+    found.pin(over, f"{call} runs over its channels")
+    return [spread(own, 1, out.dim()), *(p for p in beside if varying(p) == [0])]
 
 
 def layer(found: Found, weight: Tensor) -> str:

@@ -12,11 +12,12 @@ from torch.nn.modules.conv import _ConvNd
 from slimming.modules.layers import agree_at
 from slimming.surgery.edits import Edit, edits_in, replay
 
-ALLOWED = ("models", "torchvision.models")  # modules whose networks a checkpoint may name
+LIBRARIES = ("torchvision.models", "timm.models")  # their lists say what builds a network
+ALLOWED = ("models", *LIBRARIES)  # modules whose networks a checkpoint may name
 
 
 def factory_of(target: str, allow: Sequence[str] | None = ()) -> Callable[..., nn.Module]:
-    """The network class of this name, or the builder function of torchvision.
+    """The network class of this name, or the builder function of torchvision or timm.
 
     Args:
         allow: modules besides `ALLOWED` that may be named, by a file that may be a stranger's;
@@ -54,7 +55,7 @@ def factory_of(target: str, allow: Sequence[str] | None = ()) -> Callable[..., n
 
 
 def build(target: str, arguments: Mapping[str, Any], allow: Sequence[str] = ()) -> nn.Module:
-    """Call an allowed network class, or builder function of torchvision, with plain arguments.
+    """Call an allowed network class, or builder function of a library, with plain arguments.
 
     Raises:
         ValueError: as `factory_of`, or it can't be made of these arguments.
@@ -74,7 +75,7 @@ def build(target: str, arguments: Mapping[str, Any], allow: Sequence[str] = ()) 
 
 
 def refuse_downloads(factory: Callable, arguments: Mapping[str, Any]) -> None:
-    """Weights come from files: torchvision's builders must not fetch any."""
+    """Weights come from files: a library's builders must not fetch any."""
     for name in ("weights", "weights_backbone", "pretrained", "pretrained_backbone"):
         if not isinstance(factory, type) and arguments.get(name):
             raise ValueError(
@@ -150,11 +151,9 @@ def _is_network(factory: Any, name: str, allowed: Sequence[str] | None) -> bool:
     if isinstance(factory, type):
         here = allowed is None or inside(factory.__module__, allowed)
         return issubclass(factory, nn.Module) and here
-    if str(getattr(factory, "__module__", "")).startswith("torchvision.models"):
-        from torchvision.models import list_models
-
-        return name in list_models()
-    return False
+    module = str(getattr(factory, "__module__", ""))
+    library = next((library for library in LIBRARIES if inside(module, [library])), None)
+    return library is not None and name in importlib.import_module(library).list_models()
 
 
 def _fits_into(small: Sequence[int], large: Sequence[int]) -> bool:

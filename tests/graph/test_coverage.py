@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 import torchvision
 import yaml
@@ -38,6 +39,8 @@ from helpers import (  # noqa: E402
 from slimming import ChannelGraph, mask, slices, slim, trace, verify  # noqa: E402
 from slimming.checkpoint import build  # noqa: E402
 from slimming.graph.resize import resize  # noqa: E402
+from zoo_timm import QUICK as QUICK_OF_TIMM  # noqa: E402
+from zoo_timm import SIZES  # noqa: E402
 
 TABLE, PAGE = ROOT / "tests" / "coverage.yaml", ROOT / "docs" / "coverage.md"
 models, segmentation = torchvision.models, torchvision.models.segmentation
@@ -80,6 +83,10 @@ FOREIGN: dict[str, tuple[Any, dict, tuple[int, ...]]] = {
         (3, 320, 320),
     ),
 }
+FOREIGN |= {
+    f"timm {name}": (timm.create_model, {"model_name": name, "num_classes": 10}, (3, size, size))
+    for name, size in SIZES.items()
+}
 DETECT = ("retinanet", "fasterrcnn", "ssdlite")  # look at values: they run with numbers, in eval
 DATA = {"num_classes": 10, "in_channels": 3, "input_shape": [3, 32, 32]}
 
@@ -110,7 +117,9 @@ SLOW_TO_TRACE |= {
     "inception_v3 without aux",
     "fcn_resnet50",
 }
+SLOW_TO_TRACE |= {f"timm {name}" for name in SIZES if name not in QUICK_OF_TIMM}
 CUT = ["resnet18", "googlenet", "mobilenet_v3_small", "shufflenet_v2_x1_0", "regnet_x_400mf"]
+CUT += ["timm repvgg_a0", "timm mixnet_s"]
 
 
 def network(name: str, device: str = "cpu") -> tuple[nn.Module, tuple[int, ...]]:
@@ -121,7 +130,10 @@ def network(name: str, device: str = "cpu") -> tuple[nn.Module, tuple[int, ...]]
         with torch.device(device):
             return build(target, arguments), shape
     make, options, shape = FOREIGN[name]
-    with warnings.catch_warnings(), torch.device("cpu" if "regnet" in name else device):
+    with (
+        warnings.catch_warnings(),
+        torch.device("cpu" if "regnet" in name or name.startswith("timm") else device),
+    ):
         warnings.simplefilter("ignore", FutureWarning)  # what GoogLeNet says of its weights
         return make(**options), shape
 
@@ -135,7 +147,7 @@ def example(shape: tuple[int, ...], device: str = "cpu", number: int = 2) -> Ten
 
 def row(name: str) -> dict[str, Any]:
     """What is pinned of a network: channels that have a BatchNorm, and how many of them can go."""
-    device = "cpu" if name.startswith(DETECT) else "meta"
+    device = "cpu" if name.startswith((*DETECT, "timm")) else "meta"
     model, shape = network(name, device)
     x = torch.rand(2, *shape, device=device)
     graphs = {mode: trace(model.eval(), x, mode) for mode in ("prune", "keep")}

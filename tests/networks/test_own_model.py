@@ -161,6 +161,31 @@ def test_torchvisions_builders_take_the_number_of_classes_from_the_data(words):
     assert "init=FILE" in refusal("train", *words, resnet, "model.weights=DEFAULT")
 
 
+def test_a_network_of_timm_goes_all_the_way(words, tmp_path):
+    """Grey images, 4 classes: both are taken from the data; the thin file needs no `allow`."""
+    timm = ["model._target_=timm.models.test_resnet", "data.channels=1", "data.size=32"]
+    folders = run("pipeline", *words, *timm, "method.strength=0", "ratio=0.5", "epochs=1")
+    assert read(folders[-1]).arguments == {"num_classes": 4, "in_chans": 1}
+    assert json.loads((folders[-1] / "result.json").read_text())["channels"]["kept"] > 0
+    thin = load(folders[-1])
+    assert thin(torch.zeros(2, 1, 32, 32)).shape == (2, 4)
+    code, out, err = terminal("export", f"ckpt={folders[-1]}", f"to={tmp_path / 'thin.onnx'}")
+    assert code == 0, err
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ("model._target_=timm.models.test_resnet model.pretrained=true", "would be downloaded"),
+        ("model._target_=timm.models.no_such_net", "there is no network 'timm.models.no_such_net'"),
+        ("model._target_=timm.models.create_model", "is a function"),
+        ("model._target_=timm.models.load_checkpoint", "is a function"),
+    ],
+)
+def test_of_timm_only_builders_of_networks_without_downloads(words, said, sentence):
+    assert sentence in refusal("train", *words, *said.split())
+
+
 def test_a_sweep_and_an_experiment_name_classes_too(words, tmp_path):
     """What an experiment says counts, what came with the default network doesn't."""
     (tmp_path / "experiment").mkdir()

@@ -1,6 +1,6 @@
 """The network that a `model` config describes: its class, its arguments, and one trial batch.
 
-Any network class will do: one of `models/`, of torchvision or of the user's own files.
+Any network class will do: one of `models/`, of torchvision, timm or of the user's own files.
 """
 
 import copy
@@ -36,6 +36,8 @@ def model_for(description: Mapping[str, Any], data: Data) -> tuple[str, dict[str
         "in_channels": data.input_shape[0],
         "input_shape": list(data.input_shape),
     }
+    if target.startswith("timm."):
+        facts["in_chans"] = data.input_shape[0]
     for key, fact in facts.items():
         if arguments.get(key) is None and (key in arguments or _takes(factory, key)):
             arguments[key] = fact
@@ -115,11 +117,13 @@ def _found(target: str) -> Any:
 
 
 def _takes(factory: Any, name: str) -> bool:
-    """Also through **kwargs: a class whose parent takes it, a builder function of torchvision."""
+    """Also through **kwargs: a class whose parent takes it, a builder function of a library."""
     if not isinstance(factory, type):
         parameters = inspect.signature(factory).parameters.values()
-        passed_on = any(p.kind is p.VAR_KEYWORD for p in parameters) and name == "num_classes"
-        return passed_on or name in {p.name for p in parameters}
+        passed_on = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        return (passed_on and name in ("num_classes", "in_chans")) or name in {
+            p.name for p in parameters
+        }
     for layer in factory.__mro__:
         parameters = inspect.signature(layer).parameters
         if layer is nn.Module or name in parameters:

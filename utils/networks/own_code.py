@@ -18,7 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 INSTALLED = {"site-packages", "dist-packages"}
-TORCH = ("torch", "torchvision")  # their version is recorded, and compared
+TORCH = ("torch", "torchvision", "timm")  # their version is recorded, and compared
 HOUSE = ("models", "slimming", "utils")  # our own rooms, each hashed only as far as its own folder
 SILENT = (tokenize.COMMENT, tokenize.NL, tokenize.ENCODING, tokenize.ENDMARKER)
 # From Python 3.12 on an f-string is several tokens, from 3.14 on a template, too.

@@ -140,9 +140,10 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     }
 
 
-@lru_cache
 def versions() -> dict[str, str]:
     known = {name: version(name) for name in ("torch", "torchvision", "hydra-core")}
+    if "timm" in sys.modules:
+        known["timm"] = version("timm")
     return {"python": platform.python_version(), **known}
 
 
