@@ -4,6 +4,7 @@ import pytest
 
 from made_up import chain, run, story
 from utils.report import tables
+from utils.report.compare import contests
 from utils.report.label import label
 from utils.report.plots.gammas import gammas
 from utils.report.story import Story
@@ -161,3 +162,20 @@ def test_no_title_says_of_a_whole_panel_what_is_true_of_one_network_only():
     assert names == [f"{shared}, by channels", f"{shared}, by MACs"]
     floors = [contest.title.rpartition(", ")[2] for contest in told.contests]
     assert sorted(floors) == ["floor 1", "floor 1", "floor 2", "floor 2"]
+
+
+def test_a_fine_tuning_by_another_method_is_in_no_mean_and_no_contest_with_a_plain_one():
+    node = {"_target_": "slimming.methods.keep_zeros.KeepZeros", "name": "keep_zeros"}
+    by_it = {"finetune_method": "keep_zeros", "config": {"method": node}}
+    same = {"target": {"macs": 0.5}}
+    plain = [chain(seed, None, {**same, "method": "random"}) for seed in (0, 1)]
+    other = [chain(seed, None, same, by_it) for seed in (2, 3)]
+    told = story(*plain, *other, chain(4, None, same, {"finetune_method": "keep_zeros"}))
+    ends = [line.end for line in told.lines if line.end["stage"] == "finetune"]
+    assert sorted(end.n for end in ends) == [1, 2, 2]
+    names = sorted(label(end).rpartition(", ")[0] for end in ends)
+    assert [name.endswith("fine-tuned by keep_zeros") for name in names] == [False, True, True]
+    assert not contests(ends)
+    # What an older pipeline recorded there was the method of the training.
+    old = [chain(seed, None, same, {"config": {"method": node}}) for seed in (0, 1)]
+    assert [line.end.n for line in story(*old, chain(2, None, same)).lines] == [3, 3]

@@ -71,7 +71,7 @@ def test_a_fine_tuning_by_another_method_stands_alone_and_says_so(folder, tmp_pa
     assert [*Counter(map(groups.key, both)).values()] == [2, 1]
     found = groups.differences(both)
     assert found and all(name.startswith("finetune: method") for name in found)
-    assert {table.tuning(chain[-1]) for chain in both} == {"fine-tuned", "fine-tuned, slimming"}
+    assert {table.tuning(chain[-1]) for chain in both} == {"fine-tuned", "fine-tuned by slimming"}
 
 
 def change(chain: list[dict], key: str, value) -> None:

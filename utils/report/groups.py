@@ -118,8 +118,9 @@ def _tuning(run: Run, asked: dict[str, Any]) -> None:
     scratch = asked["scratch"] = run.get("scratch", "none")
     # The epochs of a control follow from the thin network, and that one differs with the seed.
     asked["epochs"] = run.get("epochs") if scratch == "none" else None
-    if run.get("finetune_method"):  # else the pipeline's own, which is of other stages
-        asked["method"] = _without((run.get("config") or {}).get("method"), SAID)
+    if name := run.get("finetune_method"):  # else the pipeline's own, which is of other stages
+        node = _filled((run.get("config") or {}).get("method") or {})
+        asked["method"] = _without(node.get("method", node), SAID) or name
 
 
 _OF_STAGE = {"train": _training, "prune": _cut, "finetune": _tuning}

@@ -230,7 +230,8 @@ def changed(changes: Mapping[str, Any] | None) -> str:
 
 
 def tuning(run: Run) -> str:
-    """What a finetune run is: the paper's third stage, or a control that begins anew."""
-    scratch = run.get("scratch", "none")
-    method = f", {run['finetune_method']}" if run.get("finetune_method") else ""
-    return ("fine-tuned" if scratch == "none" else f"scratch-{scratch}") + method
+    """What a finetune run is: the paper's third stage, or a control that begins anew; by which
+    method, where it isn't the usual one."""
+    scratch, method = run.get("scratch", "none"), run.get("finetune_method")
+    said = "fine-tuned" if scratch == "none" else f"scratch-{scratch}"
+    return f"{said} by {method}" if method else said
