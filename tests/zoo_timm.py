@@ -3,7 +3,7 @@
 NAMES = """
 resnet18 resnet50d wide_resnet50_2 resnetaa50 resnetblur50 resnetrs50 seresnet18
 seresnext26d_32x4d skresnet18 ecaresnet26t gcresnet33ts resnest14d res2net50_14w_8s gernet_s
-resnetv2_50d_evos tresnet_m cspresnet50 cspdarknet53 cs3darknet_s darknet53 densenet121 dpn68
+resnetv2_50 tresnet_m cspresnet50 cspdarknet53 cs3darknet_s darknet53 densenet121 dpn68
 dla34 hrnet_w18_small selecsls42 vovnet39a ese_vovnet19b_dw hgnetv2_b0 xception41 legacy_xception
 legacy_senet154 regnetx_002 regnety_002 regnetz_005 repvgg_a0 mobileone_s0 repghostnet_050
 repvit_m1 starnet_s1 efficientnet_lite0 efficientnet_b0 tf_efficientnet_b0 efficientnetv2_rw_t

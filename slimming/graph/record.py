@@ -33,6 +33,11 @@ class Record:
     call: Call
     before: list[Planes]  # of each input
     after: list[Planes]  # of each output
+    shapes: list[torch.Size]  # of each output: transpose_ changes that of a tensor later
+
+    @classmethod
+    def of(cls, call: Call, before: list[Planes], after: list[Planes]) -> "Record":
+        return cls(call, before, after, [t.shape for t in call.outputs])
 
 
 class Recorder(TorchDispatchMode):
@@ -74,7 +79,7 @@ class Recorder(TorchDispatchMode):
             if live:
                 found.enliven(tensor)
         after = [found.planes(t) for t in call.outputs]
-        self.records.append(Record(call, before, after))
+        self.records.append(Record.of(call, before, after))
         if self._held is not None:
             self._weigh(call.outputs)
 
@@ -170,7 +175,8 @@ class Recorder(TorchDispatchMode):
             if live:
                 found.enliven(tensor)
         if rule != self._pick:
-            self.records.append(Record(call, before, [found.planes(t) for t in call.outputs]))
+            after = [found.planes(t) for t in call.outputs]
+            self.records.append(Record.of(call, before, after))
 
 
 def _call(run, name: str, args: tuple, kwargs: dict, output: Any, layer: str) -> Call:

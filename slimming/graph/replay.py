@@ -74,11 +74,14 @@ def grouped_gates(graph: ChannelGraph) -> list[frozenset[str]]:
     return [frozenset(gates) for gates, _ in groups]
 
 
-def trial(found: Discovery, whole: Collection[str], seed: int) -> tuple[dict[str, Tensor], Tensor]:
+def trial(
+    found: Discovery, whole: Collection[str], seed: int, least: int = 2
+) -> tuple[dict[str, Tensor], Tensor]:
     """A random plan that cuts every gate but these: what it keeps, and which channels stay.
 
-    At least two entries of every dimension stay, since a size of 1 means something else to some
-    operations; where it can be, an odd number of channels stays.
+    Args:
+        least: entries of every dimension that stay; two, since a size of 1 means something else to
+            some operations. Where it can be, an odd number of channels stays.
     """
     graph = found.graph
     generator = torch.Generator().manual_seed(seed)
@@ -88,13 +91,13 @@ def trial(found: Discovery, whole: Collection[str], seed: int) -> tuple[dict[str
         if len(kinds) > 4:  # what counts on a place counts on the first or the last
             stays[kinds[[0, -1]]] = False
         left = kinds[stays[kinds]]
-        if len(left) > 3 and len(left) % 2 == 0 or len(left) == len(kinds) > 2:
+        if len(left) > 3 and len(left) % 2 == 0 or len(left) == len(kinds) > least:
             stays[left[-1]] = False
     for gate in whole:
         stays[graph.gates[gate]] = True
     for own in graph.dims.values():
         for channel in own[own != NONE].unique().tolist():
-            if int(((own == NONE) | stays[own]).sum()) >= min(2, len(own)):
+            if int(((own == NONE) | stays[own]).sum()) >= min(least, len(own)):
                 break
             stays[channel] = True
     if stays.all():
@@ -103,17 +106,20 @@ def trial(found: Discovery, whole: Collection[str], seed: int) -> tuple[dict[str
     return keep, stays
 
 
-def replay(twin: Twin, run: Run, ids: "Thinned", picks: Mapping[str, Tensor]) -> None:
+def replay(
+    twin: Twin, run: Run, ids: "Thinned", picks: Mapping[str, Tensor], follow: bool = True
+) -> None:
     """Run the twin, which was made thin, in the mode of `run`, and hold it against that.
 
     Args:
         picks: {path of a channel selection: the channels that it selects}.
+        follow: the ids, too, not only the operations and their numbers.
 
     Raises:
         Differs: it does something else.
     """
     found = Found(twin.batch, ids=ids, choices=run.found.choices)
-    recorder = Replay(found, picks, run)
+    recorder = Replay(found, picks, run, follow)
     for name, tensor in stored(twin.model).items():
         found.store(name, tensor)
     try:
@@ -199,8 +205,9 @@ class Thinned(Ids):
 class Replay(Recorder):
     """Runs the thin network and holds each operation against what the whole one did."""
 
-    def __init__(self, found: Found, picks: Mapping[str, Tensor], run: Run):
+    def __init__(self, found: Found, picks: Mapping[str, Tensor], run: Run, follow: bool):
         super().__init__(found, picks)
+        self._follow = follow
         self._expected, self._of = run.records, run
         self.values_decide = False  # how much there is, as of which boxes overlap
 
@@ -213,17 +220,29 @@ class Replay(Recorder):
         expected = self._expected[at]
         self._compare(at, call, expected.call)
         self.values_decide |= torch.Tag.dynamic_output_shape in call.tags
+        if not self._follow:
+            self.records.append(
+                Record.of(call, [], [])
+            )  # what is held is detached
+            return
         try:
             super()._see(call)
         except (ValueError, RuntimeError, IndexError) as error:
             if self.values_decide:
                 raise Parted from error
             raise Differs(self._of, at, f"{expected.call} counts on its size") from error
-        for (tensor, whole), of, planes in zip(
-            zip(call.outputs, expected.call.outputs), expected.after, self.records[at].after
+        here = self.records[at]
+        for shapes, planes in zip(
+            zip(here.shapes, expected.shapes), zip(expected.after, here.after)
         ):
-            if not self._agrees(tensor, whole, of, planes):
+            if not self._agrees(*shapes, *planes):
                 raise Differs(self._of, at, f"{expected.call} counts on its size")
+
+    def _see_module(self, path, module, rule, args, kwargs, output) -> None:
+        if self._follow:
+            super()._see_module(path, module, rule, args, kwargs, output)
+        elif rule != self._pick:
+            self.records += self._expected[len(self.records) : len(self.records) + 1]
 
     def _compare(self, at: int, call: Call, whole: Call) -> None:
         if call.name != whole.name and self.values_decide:
@@ -235,18 +254,18 @@ class Replay(Recorder):
                 why = f"{whole} computes with a number that follows its width"
                 raise Differs(self._of, at, why)
 
-    def _agrees(self, tensor: Tensor, whole: Tensor, of: Planes, planes: Planes) -> bool:
+    def _agrees(self, shape: torch.Size, whole: torch.Size, of: Planes, planes: Planes) -> bool:
         """Whether the thin value is the whole one without the channels that were cut."""
         ids: Thinned = self.found.ids
-        if tensor.dim() != whole.dim() or len(of) != len(planes):
+        if len(shape) != len(whole) or len(of) != len(planes):
             return False
         follows = {d for plane in of for d in varying(plane)}
-        others = [d for d in range(whole.dim()) if d not in follows]
-        if not self.values_decide and any(tensor.shape[d] != whole.shape[d] for d in others):
+        others = [d for d in range(len(whole)) if d not in follows]
+        if not self.values_decide and any(shape[d] != whole[d] for d in others):
             return False
         for plane, thin in zip(of, planes):
             dims = varying(plane)
-            sizes = [n if d in dims else 1 for d, n in enumerate(tensor.shape)]
+            sizes = [n if d in dims else 1 for d, n in enumerate(shape)]
             left = ids.kind(plane[ids.here(plane)])
             if left.numel() != math.prod(sizes):
                 return False

@@ -127,6 +127,7 @@ class _Search:
         recorder, first = Recorder(found, _picks(self.model)), len(ids.made)
         for name, tensor in stored(self.twin.model).items():
             found.store(name, tensor)
+        _pin_states(self.twin.model, ids)
         with self.twin.running():
             outputs = recorder.run(self.twin, training)
         found.pin([p for t in outputs for p in found.planes(t)], "it is the network's output")
@@ -148,8 +149,20 @@ class _Search:
                 keep, stays = trial(found, whole, 2 * seed + int(run.training))
                 if keep:
                     self._hold(found, run, keep, stays)
+            pairs = {gate for gate, own in found.graph.gates.items() if len(own.unique()) == 2}
+            if not pairs <= {*whole}:  # of two channels one can go, which tells less
+                others = {*whole, *found.graph.gates.keys() - pairs}
+                keep, stays = trial(found, others, 0, least=1)
+                self._hold(found, run, keep, stays, follow=False)
 
-    def _hold(self, found: Discovery, run: Run, keep: dict[str, Tensor], stays: Tensor) -> None:
+    def _hold(
+        self,
+        found: Discovery,
+        run: Run,
+        keep: dict[str, Tensor],
+        stays: Tensor,
+        follow: bool = True,
+    ) -> None:
         picks = _picks(self.model)
         for gate in found.graph.selecting:
             path, kept = f"{gate}.pick", keep[gate]
@@ -157,7 +170,7 @@ class _Search:
         twin = self.twin or Twin(self.model, self.example, self.kind)
         self.twin = None  # it is made thin itself
         cut(twin.model, found.graph, keep)
-        replay(twin, run, Thinned(found, run, stays), picks)
+        replay(twin, run, Thinned(found, run, stays), picks, follow)
 
     def _learn(self, found: Discovery, difference: Differs) -> None:
         """Read the line that failed in another way, or pin what it depends on."""
@@ -221,6 +234,16 @@ class _Search:
             later = found.runs.index(other.run), other.at
             return later > (found.runs.index(difference.run), difference.at)
         return True
+
+
+def _pin_states(model: nn.Module, ids: Ids) -> None:
+    """A recurrent layer reads channels; what it remembers of them keeps its size."""
+    for path, module in model.named_modules():
+        for name, tensor in module.named_parameters(recurse=False):
+            for dim, size in enumerate(tensor.shape if isinstance(module, nn.RNNBase) else ()):
+                if not name.startswith("weight_ih_l0") or dim == 0:
+                    own = ids.number(f"{path}.{name}" if path else name, dim, size)
+                    ids.pin(own, f"'{path}' keeps the size of its state")
 
 
 def _picks(model: nn.Module) -> dict[str, Tensor]:

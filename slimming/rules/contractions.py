@@ -59,7 +59,7 @@ def _read(
     own, name = found.axis(weight, dim), layer(found, weight)
     ids = torch.full((size,), NONE) if ids is None else ids
     if own is None:
-        computed = found.name(weight) is None and found.planes(weight)
+        computed = found.source(weight) is None and found.planes(weight)
         kind = "that is computed from all of its entries" if computed else "of a fixed size"
         found.ids.pin(ids, f"'{name}' reads it with a weight {kind}")
         return

@@ -252,14 +252,13 @@ def cat(call: Call, found: Found) -> Planes:
 def stack(call: Call, found: Found) -> Planes:
     dim = call["dim"] % call.output.dim()
     planes = [[p.unsqueeze(dim) for p in found.planes(t)] for t in call["tensors"]]
-    return _rows(found, planes, [1] * len(planes), dim, call.output.dim())
+    return _rows(call, found, planes, [1] * len(planes), dim)
 
 
 def _joined(call: Call, found: Found, tensors: list[Tensor], dim: int) -> Planes:
     sizes = [t.shape[dim] for t in tensors]
-    rank = call.output.dim()
     if all(size == 1 for size in sizes):  # a stack, written as a concatenation
-        return _rows(found, [found.planes(t) for t in tensors], sizes, dim, rank)
+        return _rows(call, found, [found.planes(t) for t in tensors], sizes, dim)
     along, beside = [], []
     for tensor in tensors:
         planes = found.planes(tensor)
@@ -267,15 +266,20 @@ def _joined(call: Call, found: Found, tensors: list[Tensor], dim: int) -> Planes
         beside.append([p for p in planes if p.shape[dim] == 1 and varying(p)])
     shapes = [[1 if d == dim else n for d, n in enumerate(t.shape)] for t in tensors]
     others = found.merge(zip(shapes, beside), shapes[0], f"{call} joins it with")
-    return _rows(found, along, sizes, dim, rank) + others
+    return _rows(call, found, along, sizes, dim) + others
 
 
-def _rows(found: Found, planes: list[Planes], sizes: list[int], dim: int, rank: int) -> Planes:
-    """The k-th planes of all parts, one after the other along `dim`."""
+def _rows(call: Call, found: Found, planes: list[Planes], sizes: list[int], dim: int) -> Planes:
+    """Planes of all parts that vary along the same dimensions, one after the other along `dim`."""
+    kinds = [{tuple(d for d in varying(p) if d != dim): p for p in of} for of in planes]
+    for of, kind in zip(planes, kinds):
+        rest = [p for p in of if all(p is not other for other in kind.values())]
+        found.pin(rest, f"{call} joins channels of several kinds")
     joined = []
-    for k in range(max((len(of) for of in planes), default=0)):
-        parts = [of[k] if k < len(of) else torch.full([1] * rank, NONE) for of in planes]
-        shape = [max(part.shape[d] for part in parts) for d in range(rank)]
+    nothing = torch.full([1] * call.output.dim(), NONE)
+    for which in dict.fromkeys(which for kind in kinds for which in kind):
+        parts = [kind.get(which, nothing) for kind in kinds]
+        shape = [max(sizes) for sizes in zip(*(part.shape for part in parts))]
         rows = [
             part.expand([size if d == dim else n for d, n in enumerate(shape)])
             for part, size in zip(parts, sizes)

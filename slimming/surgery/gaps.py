@@ -73,7 +73,7 @@ def layer_gaps(
         module, other = masked.get_submodule(name), got.layers.get((name, call))
         if name in modules and stands_in(modules[name]):
             continue
-        odd = own_forward(module) or name not in made
+        odd = own_forward(module) or module._forward_hooks or name not in made
         if odd and (other is None or other.shape != output.shape):
             continue  # who knows where it has its channels
         if name in made:
