@@ -102,3 +102,25 @@ def test_the_network_that_is_timed_has_the_nearest_multiples():
     whole = random_plan(graph, 0.5, round_to=8)
     assert advice._in_multiples(dense, {g: k.tolist() for g, k in whole.items()}, SHAPE) is None
     assert advice._in_multiples(dense, {"features.1": [99]}, SHAPE) is None
+
+
+class Bare(nn.Module):
+    """A convolution that no BatchNorm scores adds to the only stream."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.other = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(3, 8, 3)
+        self.head = nn.Conv2d(8, 4, 1)
+
+    def forward(self, images):
+        return self.head(self.norm(self.conv(images)) + self.other(images))
+
+
+def test_what_only_unscored_prune_cuts_is_rounded_as_well():
+    dense = Bare().eval()
+    graph = trace(dense, torch.zeros(2, *SHAPE), unscored="prune")
+    keep = {gate: kept.tolist() for gate, kept in random_plan(graph, 0.5).items()}
+    assert keep and not trace(dense, torch.zeros(2, *SHAPE)).gates
+    other = advice._in_multiples(dense, keep, SHAPE)
+    assert len(keep["norm"]) == 4 and other.norm.num_features == 8
+    assert advice._in_multiples(dense, {}, SHAPE) is None  # all of it stayed

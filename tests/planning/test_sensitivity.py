@@ -224,6 +224,7 @@ def test_it_stands_beside_the_runs_and_in_no_report(trained, capsys):
         ("loss=0", "loss one of points above 0"),
         ("recalibrate=-1", "recalibrate is a number of training images"),
         ("coupled=maybe", "coupled is one of"),
+        ("unscored=maybe", "unscored is one of prune, keep; got 'maybe'"),
         ("combine=abc", "combine is one of"),
         ("exclude=[head]", "exclude=head fits no layer"),
         ("ratio=0.5", "there is no option 'ratio'"),

@@ -70,7 +70,8 @@ def _in_multiples(
     None where there is nothing to round, or where `keep` isn't of this network as it is traced.
     """
     try:
-        graph = trace(dense, torch.zeros(2, *input_shape))
+        # `keep` says which of all that could be cut was: nobody knows by which options of `trace`.
+        graph = trace(dense, torch.zeros(2, *input_shape), unscored="prune")
         known = {gate: torch.tensor(keep[gate]).long() for gate in graph.gates if gate in keep}
         stays = alive(graph, known)
     except ValueError:  # it was cut by another graph, or by hand
