@@ -24,7 +24,7 @@ from utils.training.progress import EpochProgress
 from utils.training.recipe import Recipe, parameter_groups
 from utils.training.smoothing import Average, soften
 from utils.training.state import State
-from utils.training.strength import advise, describe_gammas, strength_of
+from utils.training.strength import advise, describe_gammas, functional_of, strength_of
 from utils.training.tracking import NoLogger, WandB
 
 EXPLODED = 1e3  # a cross-entropy beyond this never comes back
@@ -95,7 +95,7 @@ def fit(
             row = _end_epoch(state, data, hardware)
             saver.save(state)
             saver.write_rows(state)
-            logger.log(row, gammas(state.kept))
+            logger.log(row, gammas(state.kept, functional_of(method)))
             shares = {k.split("/")[0]: row[k] for k in row if k.endswith("/accuracy")}
             progress.end_epoch(t.epoch, row["train/loss"], shares)
             advise(row, recipe.epochs, method)
@@ -110,8 +110,8 @@ def _begin(
     """The training where `run` stands: at its beginning, or where it was interrupted."""
 
     def optimizer() -> optim.Optimizer:
-        decays = decays_gammas(method)
-        return recipe.optimizer(parameter_groups(t.model, decays, recipe.lr_gamma))
+        apart = (decays_gammas(method), recipe.lr_gamma, functional_of(method))
+        return recipe.optimizer(parameter_groups(t.model, *apart))
 
     blank = torch.zeros(2, *data.input_shape, device=hardware.device)
     steps = data.steps(recipe.batch_size)
@@ -217,7 +217,7 @@ def _end_epoch(state: State, data: Data, hardware: Hardware) -> dict[str, Any]:
         for name, seen in {"val": model, **state.method.views(model)}.items():
             scores = evaluate(seen, data, data.val, hardware)
             row |= {f"{name}/{key}": value for key, value in scores.items()}
-    row |= describe_gammas(model, strength_of(state.method))
+    row |= describe_gammas(model, strength_of(state.method), functional_of(state.method))
     state.next_epoch(row)
     return row
 

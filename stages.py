@@ -163,7 +163,9 @@ def _leave(stage: Stage, outcome: Outcome, config: dict[str, Any]) -> dict[str, 
     checkpoint = replace(checkpoint, weights=weights, history=history, **told)
     with run.writing("model.pt") as path:
         artifact.save(path, checkpoint)
-    scales = {name: gamma.detach().cpu() for name, gamma in gammas(outcome.model).items()}
+    # Of norms in functional form only a cut tells which they are.
+    scales = gammas(outcome.model, [*checkpoint.keep])
+    scales = {name: gamma.detach().cpu() for name, gamma in scales.items()}
     dense = original_widths(checkpoint, scales)
     return run.finish(
         {
@@ -194,7 +196,7 @@ def original_widths(checkpoint: Checkpoint, scales: Mapping[str, torch.Tensor]) 
             dense = artifact.build(*named)
     except ValueError:  # a constructor that looks at values, such as tensor.item()
         dense = artifact.build(*named)
-    widths = {name: len(gamma) for name, gamma in gammas(dense).items()}
+    widths = {name: len(gamma) for name, gamma in gammas(dense, [*checkpoint.keep]).items()}
     return {**{name: len(gamma) for name, gamma in scales.items()}, **widths}
 
 

@@ -203,7 +203,9 @@ def restore(checkpoint: Checkpoint, allow: Sequence[str] = ()) -> nn.Module:
 
 
 def _widths(model: nn.Module) -> dict[str, int]:
-    return {gate: norm.num_features for gate, norm in named_norms(model)}
+    """Of BatchNorms; and of what may be the gammas of one in functional form, by their own name."""
+    scales = {n: len(p) for n, p in model.named_parameters(remove_duplicate=False) if p.dim() == 1}
+    return scales | {gate: norm.num_features for gate, norm in named_norms(model)}
 
 
 def _of_type(weights: Mapping[str, Tensor], checkpoint: Checkpoint) -> dict[str, Tensor]:

@@ -10,41 +10,78 @@
 The last two mean the same under every optimiser, in mixed precision and across processes.
 """
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from slimming.modules.selection import named_norms
+from slimming.graph import trace
+from slimming.modules.selection import name_in, named_norms
 
 Mode = Literal["subgradient", "loss", "proximal", "decoupled"]
 MODES: tuple[str, ...] = get_args(Mode)
 
 
-def gammas(model: nn.Module) -> dict[str, nn.Parameter]:
-    """{gate: gamma} of every BatchNorm, each of shape (channels,), in the order of the network."""
-    return {gate: norm.weight for gate, norm in named_norms(model) if norm.weight is not None}
+NOTHING = "the network has no BatchNorm with a gamma, so there is nothing to slim"
 
 
-def penalty(model: nn.Module, strength: float) -> Tensor:
+def gammas(model: nn.Module, functional: Sequence[str] = ()) -> dict[str, nn.Parameter]:
+    """{gate: gamma} of every BatchNorm, each of shape (channels,), in the order of the network;
+    then those of `functional`, as `find_functional` names them."""
+    found = {gate: norm.weight for gate, norm in named_norms(model) if norm.weight is not None}
+    if not functional:
+        return found
+    named = dict(model.named_parameters(remove_duplicate=False))
+    return found | {n: named[n] for n in (name_in(model, n) for n in functional) if n in named}
+
+
+def find_functional(model: nn.Module, example: Tensor | None) -> list[str]:
+    """The names of gammas that no BatchNorm module holds: of `F.batch_norm` in somebody's forward.
+
+    Only the network run tells which they are; it is run where there may be any at all.
+    """
+    if example is None or not any(map(_may_hold, model.modules())):
+        return []
+    try:
+        with torch.random.fork_rng():
+            graph = trace(model, example, unscored="prune")
+    except ValueError:  # such a network trains all the same
+        return []
+    modules = {gate for gate, _ in named_norms(model)}
+    named = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    names = (name for gate, name in graph.gammas.items() if gate not in modules)
+    return [name for name in names if name in named]
+
+
+def _may_hold(module: nn.Module) -> bool:
+    if isinstance(module, _BatchNorm) or type(module).__module__.startswith("torch.nn."):
+        return False
+    return any(p.dim() == 1 for p in module.parameters(recurse=False))
+
+
+def penalty(model: nn.Module, strength: float, functional: Sequence[str] = ()) -> Tensor:
     """strength * sum |gamma| over all BatchNorms: a scalar that can be differentiated."""
-    scales = list(gammas(model).values())
+    scales = list(gammas(model, functional).values())
     if not scales:
-        raise ValueError("the network has no BatchNorm with a gamma, so there is nothing to slim")
+        raise ValueError(NOTHING)
     return strength * torch.stack([gamma.abs().sum() for gamma in scales]).sum()
 
 
-def add_subgradient(model: nn.Module, strength: float) -> None:
+def add_subgradient(model: nn.Module, strength: float, functional: Sequence[str] = ()) -> None:
     """grad += strength * sign(gamma), for every gamma that has a gradient."""
-    for gamma in gammas(model).values():
+    for gamma in gammas(model, functional).values():
         if gamma.grad is not None:
             gamma.grad.add_(gamma.detach().sign(), alpha=strength)
 
 
 @torch.no_grad()
-def shrink(model: nn.Module, amount: float, exact_zero: bool) -> None:
+def shrink(
+    model: nn.Module, amount: float, exact_zero: bool, functional: Sequence[str] = ()
+) -> None:
     """Move every trainable gamma by `amount` towards zero; stop there if `exact_zero`."""
-    for gamma in gammas(model).values():
+    for gamma in gammas(model, functional).values():
         if not gamma.requires_grad:
             continue
         if exact_zero:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from slimming.graph import ChannelGraph
 from slimming.graph.slices import Keep, alive
-from slimming.graph.twin import Example
+from slimming.graph.twin import Example, stored
 from slimming.repair.batches import NotFinite, examples, explained
 from slimming.repair.consumers import Cut, add_constant, channel_dim, cut_consumers, the_input
 from slimming.repair.refit import GROWTH, Refitted, refit
@@ -82,8 +82,9 @@ def compensate(
     stays = alive(graph, keep)
     source = copy.deepcopy(model).eval()
     if mode == "bias":
+        tensors = stored(source)
         for gate, ids in graph.gates.items():
-            source.get_submodule(gate).weight[~stays[ids]] = 0.0
+            tensors[graph.gammas[gate]][~stays[ids]] = 0.0
     cuts, constants, folded = cut_consumers(graph, keep, thin), {}, []
     for layer, (mean, square) in _measure(model, source, cuts, examples(model, images)).items():
         if (kept := cuts[layer].outputs) is not None:

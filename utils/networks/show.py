@@ -8,6 +8,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from slimming import ChannelGraph, Plan, spare
+from slimming.graph.twin import stored
 from slimming.planning.planner import predict
 from slimming.planning.sensitivity import Point, channels
 
@@ -26,9 +27,9 @@ def show_plan(
     for name in (*quartiles, f"< {SMALL:g}", "kept"):
         least = 11 if name == "kept" else 6
         table.add_column(name, justify="right", no_wrap=name != "kept", min_width=least)
-    points = torch.linspace(0, 1, len(quartiles))
+    points, tensors = torch.linspace(0, 1, len(quartiles)), stored(model)
     for gate, ids in graph.gates.items():
-        gamma = model.get_submodule(gate).weight.detach().abs().float().cpu()
+        gamma = tensors[graph.gammas[gate]].detach().abs().float().cpu()
         kept = len(keep[gate])
         note = "  (all but these were to go)" if kept < 3 < len(ids) else ""
         note = note if kept else "  (its branch goes)"

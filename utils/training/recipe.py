@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import partial
 from typing import Any
@@ -103,7 +103,10 @@ def _check_finite(node: Any, name: str) -> None:
 
 
 def parameter_groups(
-    model: nn.Module, weight_decay_on_gamma: bool, lr_gamma: float | None = None
+    model: nn.Module,
+    weight_decay_on_gamma: bool,
+    lr_gamma: float | None = None,
+    functional: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """For the optimiser: all parameters; or, the last group, gammas apart with what is theirs.
 
@@ -115,7 +118,7 @@ def parameter_groups(
         own["lr"] = lr_gamma
     if not own:
         return [{"params": list(model.parameters())}]
-    scales = list(gammas(model).values())
+    scales = list(gammas(model, functional).values())
     if lr_gamma is not None and not scales:
         raise ValueError("recipe.lr_gamma is for BatchNorm's scales, and the network has none")
     apart = {id(gamma) for gamma in scales}

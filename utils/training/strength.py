@@ -1,6 +1,7 @@
 """What the penalty can do to the gammas of a run, and what it did."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -59,19 +60,28 @@ def announce_reach(recipe: Recipe, method: Method, model: nn.Module, steps: int)
     if momentum is None and mode in ("subgradient", "loss"):
         print(f"lambda {strength:g} passes through the optimiser's rescaling")
         return
-    if not gammas(model):
-        raise ValueError("the network has no BatchNorm with a gamma, so there is nothing to slim")
+    scales = gammas(model)
+    if not scales:
+        return  # of a functional norm's gammas only the training knows
     far = reach(strength, lr * recipe.factors(steps), mode, momentum or 0.0)
-    start = torch.cat([gamma.detach().abs().flatten() for gamma in gammas(model).values()]).mean()
+    start = torch.cat([gamma.detach().abs().flatten() for gamma in scales.values()]).mean()
     print(f"lambda {strength:g} can move a gamma by {far:.2g}; they start at {start:.2g}")
     if far < start:
         print("warning: too little to bring one to zero; raise method.strength or epochs")
 
 
-def describe_gammas(model: nn.Module, strength: float) -> dict[str, Any]:
+def functional_of(method: Method) -> Sequence[str]:
+    """The gammas that it found where no BatchNorm module holds them."""
+    return getattr(method, "functional", ())
+
+
+def describe_gammas(
+    model: nn.Module, strength: float, functional: Sequence[str] = ()
+) -> dict[str, Any]:
     """The penalty, how many gammas are small, counts of |gamma| per layer between EDGES, and each
     |gamma| of one layer."""
-    scales = {name: gamma.detach().abs().float().cpu() for name, gamma in gammas(model).items()}
+    found = gammas(model, functional)
+    scales = {name: gamma.detach().abs().float().cpu() for name, gamma in found.items()}
     if not scales:
         return {}
     everything = torch.cat(list(scales.values()))
