@@ -43,11 +43,11 @@ def alive(graph: ChannelGraph, keep: Keep) -> Tensor:
         kept = torch.as_tensor(keep.get(gate, torch.arange(len(ids))), dtype=torch.long)
         if not torch.equal(stays[ids].nonzero().flatten(), kept):
             raise ValueError(f"'{gate}' keeps other channels than the layers it is tied to")
-    bypassed = torch.zeros_like(stays)
+    some = torch.cat([stays, torch.ones(1, dtype=torch.bool)])  # the last one: of -1
     for gate in may_go:
-        bypassed[graph.gates[gate]] = True
+        some[graph.gates[gate]] = True
     for (name, dim), ids in graph.dims.items():
-        if len(ids) and (ids >= 0).all() and not (stays | bypassed)[ids].any():
+        if len(ids) and not some[ids].any():
             raise ValueError(f"{name} would lose every channel along dimension {dim}: keep one")
     return stays
 
@@ -60,9 +60,9 @@ def slices(graph: ChannelGraph, keep: Keep) -> dict[str, list[tuple[int, Tensor]
     stays, read = alive(graph, keep), read_streams(graph, keep)
     kept: dict[tuple[str, int], Tensor] = {}
     for dims, present in ((graph.dims, stays), (graph.streams.dims, read)):
+        present = torch.cat([present, torch.ones(1, dtype=torch.bool)])  # the last one: of -1
         for key, ids in dims.items():
-            here = torch.ones(len(ids), dtype=torch.bool)
-            here[ids >= 0] = present[ids[ids >= 0]]
+            here = present[ids]
             kept[key] = kept[key] & here if key in kept else here
     cuts: dict[str, list[tuple[int, Tensor]]] = {}
     for (name, dim), here in kept.items():
