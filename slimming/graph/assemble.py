@@ -15,7 +15,7 @@ from slimming.graph.record import Record
 from slimming.graph.twin import stored
 from slimming.modules.selection import selects
 from slimming.rules.call import Found
-from slimming.rules.channel_ids import NONE, Ids
+from slimming.rules.channel_ids import NONE, Ids, numbered
 
 
 @dataclass(frozen=True)
@@ -67,20 +67,18 @@ def assemble(model: nn.Module, ids: Ids, runs: Sequence[Run], notes: Sequence[st
         taboo |= set(classes[norms[name].own].tolist())
     selecting = {name: inputs for name, inputs in selecting.items() if name in gates}
     roots = torch.cat([*gates.values(), torch.tensor([], dtype=torch.long)])
-    channel = torch.full((len(classes) + 1,), NONE)
-    for i, root in enumerate(dict.fromkeys(roots.tolist())):
-        channel[root] = i
+    channel = numbered(dict.fromkeys(roots.tolist()), len(classes))
     stream, inputs = number_streams(classes, taboo, selecting, readers)
 
-    def numbered(lookup: Tensor, of: Tensor) -> Tensor:
-        return torch.where(of == NONE, NONE, lookup[classes[of]])
-
+    none = torch.full((1,), NONE)  # what id -1 leads to
+    of_channels = torch.cat([channel[classes], none])
+    of_streams = torch.cat([stream[classes], none])
     names = _names(model, ids)
-    dims = {key: numbered(channel, own) for key, own in names.items()}
+    dims = {key: of_channels[own] for key, own in names.items()}
     dims = {key: own for key, own in dims.items() if (own != NONE).any()}
-    places = {gate: numbered(stream, own) for gate, own in inputs.items()}
+    places = {gate: of_streams[own] for gate, own in inputs.items()}
     places = {gate: own for gate, own in places.items() if (own != NONE).any()}
-    of_streams = {key: numbered(stream, own) for key, own in names.items()}
+    unread = {key: of_streams[own] for key, own in names.items()}
     reads = _under_all_names(model, [key for run in runs for key in run.found.reads])
     writes = _under_all_names(model, [key for run in runs for key in run.found.writes])
     gates = {gate: channel[own] for gate, own in gates.items()}
@@ -98,12 +96,12 @@ def assemble(model: nn.Module, ids: Ids, runs: Sequence[Run], notes: Sequence[st
         fixed={**_never_called(model, norms), **fixed},
         gammas={gate: norms[gate].tensors["weight"] for gate in gates},
         products=tuple(
-            Product(p.times, tuple((numbered(channel, f), numbered(stream, f)) for f in p.factors))
+            Product(p.times, tuple((of_channels[f], of_streams[f]) for f in p.factors))
             for p in last.products
         ),
         streams=Streams(
             int(stream.max()) + 1,
-            {key: own for key, own in of_streams.items() if (own != NONE).any()},
+            {key: own for key, own in unread.items() if (own != NONE).any()},
             places,
             {gate: norms[gate].places for gate in places},
         ),

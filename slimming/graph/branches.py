@@ -11,6 +11,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from slimming.modules.layers import SCORED
 from slimming.modules.selection import gate_of, name_in
+from slimming.rules.channel_ids import NONE, parted
 from slimming.rules.dims import SPATIAL
 from slimming.rules.pointwise import ALSO_POINTWISE
 
@@ -98,11 +99,14 @@ def find_branches(
         runs: of the network in all of its modes; a branch has to be one in each of them.
         gates, dims: of the ChannelGraph.
     """
-    holders: dict[int, set[str]] = {}  # channel -> the layers that hold something of it
+    held: dict[str, list[Tensor]] = {}
     for (name, _), ids in dims.items():
-        layer = gate_of(model, name.rpartition(".")[0])
-        for channel in {*ids.tolist()}:
-            holders.setdefault(channel, set()).add(layer)
+        held.setdefault(gate_of(model, name.rpartition(".")[0]), []).append(ids[ids != NONE])
+    size = 1 + max((int(ids.max()) for ids in dims.values()), default=NONE)
+    part, found = parted([torch.cat(ids) for ids in held.values()], size)
+    names = list(held)
+    # The part of each channel, and of each part the layers that hold something of it.
+    holders = part, [{names[i] for i in own} for own in found]
     found = [_branches(model, _Flow(model, run), gates, dims, holders) for run in runs]
     order = list(gates)
     common = [branch for branch in found[0] if all(branch in other for other in found)]
@@ -139,7 +143,8 @@ def _branch(flow: _Flow, last: int, gates, dims, holders) -> Branch | None:
     if not own:
         return None
     channels = torch.cat([gates[layer] for layer in own]).unique()
-    tied = set().union(*(holders[channel] for channel in channels.tolist()))
+    part, layers = holders
+    tied = set().union(*(layers[i] for i in part[channels].unique().tolist()))
     all_of = [(f"{name}.weight", 1)]
     all_of += [(name_in(flow.model, f"{layer}.weight"), 0) for layer in gone]
     whole = all(key in dims and torch.isin(dims[key], channels).all() for key in all_of)

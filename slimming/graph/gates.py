@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from slimming.rules.channel_ids import NONE, SCORED, Ids
-
-NOBODY, SEVERAL = -1, -2  # instead of the number of a reader
+from slimming.rules.channel_ids import NONE, SCORED, Ids, numbered
 
 
 @dataclass
@@ -39,19 +37,21 @@ def join_private(
         grouped: ids that grouped convolutions make.
     """
     classes = ids.classes()
-    fixed = set(ids.reasons(classes))
-    numbers = {name: number for number, (_, name) in enumerate(readers)}
-    reader_of = torch.full((len(classes),), NOBODY)  # of each class
-    for channels, name in readers:
+    fixed = torch.zeros(len(classes), dtype=torch.bool)
+    fixed[list(ids.reasons(classes))] = True
+    number = {reader: i for i, reader in enumerate({*norms, *(reader for _, reader in readers)})}
+    only = torch.full((len(classes),), NONE)  # the reader of each class, or that there are several
+    for channels, reader in readers:
         roots = classes[channels[channels != NONE]]
-        alone = (reader_of[roots] == NOBODY) | (reader_of[roots] == numbers[name])
-        reader_of[roots] = torch.where(alone, numbers[name], SEVERAL)
-    reader_of[list(fixed)] = SEVERAL
+        alone = (only[roots] == NONE) | (only[roots] == number[reader])
+        only[roots] = torch.where(alone, number[reader], len(number))
     selecting: dict[str, list[Tensor]] = {}
     carried: dict[str, list[Tensor]] = {}
     for name, norm in norms.items():
         private = all(
-            NONE not in channels and bool((reader_of[classes[channels]] == numbers[name]).all())
+            NONE not in channels
+            and (only[classes[channels]] == number[name]).all()
+            and not fixed[classes[channels]].any()
             for channels in norm.inputs
         )
         if norm.selects or (not private and norm.can_select):
@@ -60,10 +60,11 @@ def join_private(
             continue
         for channels in norm.inputs:
             ids.tie(norm.own, channels, f"BatchNorm '{name}' reads values of a fixed size")
-    stays = fixed | {int(root) for c in _flat(selecting) for root in classes[c].tolist()}
+    for channels in _flat(selecting):
+        fixed[classes[channels]] = True
     for name, inputs in carried.items():
-        roots = {root for c in inputs for root in classes[c].tolist()}
-        if len(roots) > 1 and stays.isdisjoint(roots):  # 1: all tied, so none of it can go
+        roots = classes[torch.cat(inputs)].unique()
+        if len(roots) > 1 and not fixed[roots].any():  # 1: all tied, so none of it can go
             for channels in inputs:
                 ids.tie(norms[name].own, channels, f"BatchNorm '{name}' goes with what it reads")
         else:
@@ -137,7 +138,4 @@ def number_streams(
         for root in classes[channels[channels != NONE]].tolist()
         if root not in taboo
     )
-    lookup = torch.full((len(classes) + 1,), NONE)
-    for i, root in enumerate(roots):
-        lookup[root] = i
-    return lookup, inputs
+    return numbered(roots, len(classes)), inputs

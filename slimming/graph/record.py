@@ -230,6 +230,6 @@ def _where() -> str:
         if file.startswith(OURS):
             return ""  # who called for the trace
         if not file.startswith(TORCH) and not file.startswith("<"):
-            return f"{Path(file).name}:{frame.f_lineno}"
+            return f"{file.rpartition('/')[2]}:{frame.f_lineno}"
         frame = frame.f_back
     return ""

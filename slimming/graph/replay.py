@@ -155,19 +155,21 @@ class Thinned(Ids):
     def __init__(self, found: Discovery, run: Run, stays: Tensor):
         """stays: (channels of the graph,) bool."""
         super().__init__()
-        self._whole, self.classes_of = run.found.ids, found.classes
-        here = torch.cat([stays, torch.ones(1, dtype=torch.bool)])[found.channel[:-1]]
-        self._stays = here
+        self._whole = run.found.ids
+        here = torch.cat([stays, torch.ones(1, dtype=torch.bool)])
+        # Of each id; the last entries are those of NONE.
+        self._kind = torch.cat([found.classes, torch.full((1,), NONE)])
+        self._here = here[found.channel[self._kind]]
         first, last = run.made
         self._next = iter(self._whole.made[first:last])
         self.origin, self.in_groups = self._whole.origin, self._whole.in_groups
 
     def here(self, ids: Tensor) -> Tensor:
         """Which of these are there."""
-        return (ids == NONE) | self._stays[self.classes_of[ids]]
+        return self._here[ids]
 
     def kind(self, ids: Tensor) -> Tensor:
-        return torch.where(ids == NONE, NONE, self.classes_of[ids])
+        return self._kind[ids]
 
     def number(self, name: str, dim: int, size: int) -> Tensor:
         dims = self._whole.dims
@@ -249,10 +251,10 @@ class Replay(Recorder):
             raise Parted
         if call.name != whole.name or len(call.outputs) != len(whole.outputs):
             raise Differs(self._of, at, f"{whole} becomes {call} where it is thinner")
-        for name, value in whole.numbers.items():
-            if not _equal(value, call.numbers.get(name)):
-                why = f"{whole} computes with a number that follows its width"
-                raise Differs(self._of, at, why)
+        numbers = call.numbers
+        if not all(_equal(value, numbers.get(name)) for name, value in whole.numbers.items()):
+            why = f"{whole} computes with a number that follows its width"
+            raise Differs(self._of, at, why)
 
     def _agrees(self, shape: torch.Size, whole: torch.Size, of: Planes, planes: Planes) -> bool:
         """Whether the thin value is the whole one without the channels that were cut."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from slimming.graph import ChannelGraph
+from slimming.rules.channel_ids import NONE, parted
 
 
 @dataclass(frozen=True)
@@ -28,19 +29,16 @@ class Layer:
 
 def find_layers(graph: ChannelGraph) -> tuple[list[Layer], Tensor]:
     """The layers of a network, in order of their first channel; (channels,) the layer of each."""
-    gates: list[list[str]] = [[] for _ in range(graph.num_channels)]
-    weights: list[list[str]] = [[] for _ in range(graph.num_channels)]
-    for gate, ids in graph.gates.items():
-        for channel in set(ids.tolist()):
-            gates[channel].append(gate)
-    for name, dim in graph.writes:
-        for channel in set(graph.dims[name, dim].tolist()) - {-1}:
-            weights[channel].append(name)
-    kinds = [(tuple(own), tuple(made)) for own, made in zip(gates, weights)]
-    number = {kind: i for i, kind in enumerate(dict.fromkeys(kinds))}
-    of = torch.tensor([number[kind] for kind in kinds], dtype=torch.long)
-    sizes = torch.bincount(of, minlength=len(number)).tolist()
-    return [Layer(own, _modules(made), size) for (own, made), size in zip(number, sizes)], of
+    written = [(name, graph.dims[name, dim]) for name, dim in graph.writes]
+    sets = [*graph.gates.values(), *(channels[channels != NONE] for _, channels in written)]
+    of, kinds = parted(sets, graph.num_channels)
+    sizes = torch.bincount(of, minlength=len(kinds)).tolist()
+    names, num = [*graph.gates, *(name for name, _ in written)], len(graph.gates)
+    layers = []
+    for kind, size in zip(kinds, sizes):
+        own = tuple(names[i] for i in kind if i < num)
+        layers.append(Layer(own, _modules(names[i] for i in kind if i >= num), size))
+    return layers, of
 
 
 def _modules(weights: Iterable[str]) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """What a rule sees of a network: one operation, and all that was found so far."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -55,11 +55,11 @@ class Call:
     @cached_property
     def inputs(self) -> list[Tensor]:
         """Every tensor among the arguments, in order."""
-        return _tensors(self.arguments.values())
+        return list(_tensors(self.arguments))
 
     @cached_property
     def outputs(self) -> list[Tensor]:
-        return _tensors([self.output])
+        return list(_tensors(self.output))
 
     def on(self, plane: Tensor) -> Tensor:
         """The same operation on ids."""
@@ -302,17 +302,12 @@ class Found:
         return torch.where(second, b, a)
 
 
-def _tensors(values: Iterable[Any]) -> list[Tensor]:
-    """Those among the values, and in lists, tuples and dicts among them."""
-    found: list[Tensor] = []
-    for value in values:
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, (list, tuple)):
-            found += _tensors(value)
-        elif isinstance(value, Mapping):
-            found += _tensors(value.values())
-    return found
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple, Mapping)):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(inner)
 
 
 def _is_number(value: Any) -> bool:
@@ -343,4 +338,4 @@ def _aligned(shape: Iterable[int], rank: int) -> list[int]:
 
 
 def _align(plane: Tensor, rank: int) -> Tensor:
-    return plane.reshape(_aligned(plane.shape, rank))
+    return plane if plane.dim() == rank else plane.reshape(_aligned(plane.shape, rank))

@@ -6,14 +6,12 @@ Planes have size 1 along every dimension along which nothing varies, so they are
 the maps are; a tensor may carry several, a weight one per dimension.
 """
 
-from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 NONE = -1
-MANY = 1 << 16  # pairs, of which each is kept once
 NEUTRAL, RAW, SCORED = 0, 1, 2  # what an id's values come from: anything, a layer, a BatchNorm
 
 
@@ -23,12 +21,13 @@ class Ids:
     def __init__(self) -> None:
         self.dims: dict[tuple[str, int], Tensor] = {}  # (tensor name, dim) -> ids
         self.pinned: list[tuple[Tensor, str]] = []  # ids that must stay, and why
-        self._pairs: list[Tensor] = []
+        self._pairs: list[Tensor] = []  # that `classes` hasn't joined yet
+        self._root = torch.zeros(0, dtype=torch.long)  # what it found
         self._count = 0
         self.in_groups: set[str] = set()  # weights of grouped convolutions
         self.made: list[Tensor] = []  # what `fresh` gave, in order
-        self._starts: list[int] = []  # the first id of each run handed out, ascending
-        self._owners: list[tuple[str, int] | None] = []  # whose run it is; None: no tensor's
+        self._owners: list[tuple[str, int] | None] = []  # of each run of ids; None: no tensor's
+        self._run = torch.zeros(0, dtype=torch.long)  # of each id
         self.origin = torch.zeros(0, dtype=torch.int8)  # of each id: NEUTRAL, RAW or SCORED
 
     def number(self, name: str, dim: int, size: int) -> Tensor:
@@ -44,14 +43,12 @@ class Ids:
 
     def owners(self, ids: Tensor) -> list[tuple[str, int]]:
         """The (tensor, dim)s that these ids were handed out to, in the order of the ids."""
-        runs = {bisect_right(self._starts, i) - 1 for i in ids[ids != NONE].unique().tolist()}
-        return [owner for run in sorted(runs) if (owner := self._owners[run]) is not None]
+        runs = self._run[ids[ids != NONE]].unique().tolist()
+        return [owner for run in runs if (owner := self._owners[run]) is not None]
 
     def run_of(self, ids: Tensor) -> Tensor:
         """Which run each id is from; -1 of no channel."""
-        starts = torch.tensor(self._starts, dtype=torch.long)
-        run = torch.bucketize(ids.contiguous(), starts, right=True) - 1
-        return torch.where(ids == NONE, NONE, run)
+        return torch.where(ids == NONE, NONE, self._run[ids])
 
     def mark(self, ids: Tensor, origin: int) -> None:
         self.origin[ids[ids != NONE]] = origin
@@ -68,24 +65,23 @@ class Ids:
         Where one of them is no channel, it has a size that can't follow: the other one stays.
         """
         a, b = torch.broadcast_tensors(a, b)
-        lonely = (a == NONE) != (b == NONE)
+        differ = a != b
+        a, b = a[differ], b[differ]
+        lonely = (a == NONE) | (b == NONE)
         if lonely.any():
-            self.pin(torch.where(lonely, torch.maximum(a, b), NONE), reason)
-        both = (a != NONE) & (b != NONE) & (a != b)
-        if both.any():
-            pairs = torch.stack([a[both], b[both]])
-            many = pairs.shape[1] > MANY
-            self._pairs.append(pairs.unique(dim=1) if many else pairs)
+            self.pin(torch.maximum(a, b)[lonely], reason)
+            a, b = a[~lonely], b[~lonely]
+        if len(a):
+            self._pairs.append(torch.stack([a, b]))
 
     def classes(self) -> Tensor:
         """(ids,) -> the smallest id each one is connected with.
 
         Hook and shortcut: every root takes the smallest root it touches, then paths are halved.
         """
-        root = torch.arange(self._count)
-        if not self._pairs:
-            return root
-        a, b = torch.cat(self._pairs, dim=1)
+        root = torch.cat([self._root, torch.arange(len(self._root), self._count)])
+        a, b = torch.cat([torch.zeros(2, 0, dtype=torch.long), *self._pairs], dim=1)
+        self._pairs = []
         while True:
             ra, rb = root[a], root[b]
             low = torch.minimum(ra, rb)
@@ -93,6 +89,7 @@ class Ids:
             while not torch.equal(new[new], new):
                 new = new[new]
             if torch.equal(new, root):
+                self._root = root
                 return root
             root = new
 
@@ -105,11 +102,14 @@ class Ids:
         return found
 
     def _hand_out(self, size: int, owner: tuple[str, int] | None) -> Tensor:
-        self._starts.append(self._count)
+        first, self._count = self._count, self._count + size
+        if self._count > len(self._run):  # twice as long, so that it is seldom copied
+            more = torch.zeros(self._count, dtype=torch.long)
+            self._run = torch.cat([self._run, more])
+            self.origin = torch.cat([self.origin, more.to(torch.int8)])
+        self._run[first : self._count] = len(self._owners)
         self._owners.append(owner)
-        self._count += size
-        self.origin = torch.cat([self.origin, torch.zeros(size, dtype=torch.int8)])
-        return torch.arange(self._count - size, self._count)
+        return torch.arange(first, self._count)
 
 
 def varying(plane: Tensor) -> list[int]:
@@ -142,3 +142,30 @@ def spread(ids: Tensor, dim: int, rank: int) -> Tensor:
 
 def blank(plane: Tensor) -> bool:
     return bool((plane == NONE).all())
+
+
+def numbered(chosen: Collection[int], size: int) -> Tensor:
+    """(size + 1,) of each number below `size` its place among the chosen ones, or -1; of -1, -1."""
+    places = torch.full((size + 1,), NONE)
+    places[list(chosen)] = torch.arange(len(chosen))
+    return places
+
+
+def parted(sets: Sequence[Tensor], size: int) -> tuple[Tensor, list[list[int]]]:
+    """Numbers below `size` that are in the same sets, together.
+
+    Returns:
+        (size,) the part of each, in the order of their first; and the sets of each part.
+    """
+    part, count = torch.zeros(size, dtype=torch.long), 1
+    for members in sets:  # those of a part that are in it become a new part
+        old, which = part[members].unique(return_inverse=True)
+        part[members] = count + which
+        count += len(old)
+    parts = dict.fromkeys(part.tolist())
+    part = numbered(parts, count)[part]
+    found: list[list[int]] = [[] for _ in parts]
+    for i, members in enumerate(sets):
+        for own in part[members].unique().tolist():
+            found[own].append(i)
+    return part, found
