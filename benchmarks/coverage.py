@@ -1,6 +1,6 @@
 """What can be cut, by us and by the strongest peer: many networks, one budget.
 
-    pip install -e '.[scripts,peer]'
+    pip install -e '.[scripts,peer,zoo]'
     python benchmarks/coverage.py                        # all rows; goes on where it was stopped
     python benchmarks/coverage.py --only resnet50 swin_t --tools ours --again
 

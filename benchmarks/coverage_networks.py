@@ -1,4 +1,4 @@
-"""The networks of `coverage.py`: the paper's, torchvision's, and small difficult ones."""
+"""The networks of `coverage.py`: the paper's, torchvision's, timm's, and small difficult ones."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -181,6 +181,15 @@ def _torchvision(name: str, size: int = 64, classes: int = 1000, **arguments: An
     return Network(f"torchvision.models.{name}", (3, size, size), classes, arguments)
 
 
+def _timm(name: str, size: int = 64) -> Network:
+    return Network(f"timm.models.{name}", (3, size, size), 1000)
+
+
+TIMM = ("resnet50d", "res2net50_14w_8s", "cspresnet50", "dpn68", "vovnet39a", "dla34")
+TIMM += ("regnety_002", "repvgg_a0", "mobileone_s0", "ghostnet_100", "mixnet_s")
+TIMM += ("efficientnet_lite0", "mobilenetv4_conv_small", "efficientvit_b0", "hrnet_w18_small")
+
+
 def _own(name: str) -> Network:
     return Network(f"{HERE}.{name}", (3, 16, 16), 10)
 
@@ -212,6 +221,7 @@ NETWORKS = {
     "vit_b_16": _torchvision("vit_b_16", image_size=64),
     "swin_t": _torchvision("swin_t"),
     "fcn_resnet50": _torchvision("segmentation.fcn_resnet50", classes=21),
+    **{name: _timm(name) for name in TIMM},
     "shuffle": _own("Shuffle"),
     "called twice": _own("Twice"),
     "tied weights": _own("Tied"),

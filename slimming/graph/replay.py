@@ -223,9 +223,7 @@ class Replay(Recorder):
         self._compare(at, call, expected.call)
         self.values_decide |= torch.Tag.dynamic_output_shape in call.tags
         if not self._follow:
-            self.records.append(
-                Record.of(call, [], [])
-            )  # what is held is detached
+            self.records.append(Record.of(call, [], []))  # what is held is detached
             return
         try:
             super()._see(call)
