@@ -154,7 +154,7 @@ def describe(cfg, parent: Parent | None = None) -> stages.Stage:
                     "kept": keep.kept,
                     "total": keep.total,
                     "latency": share,  # of the time, if that was the target
-                    "keep": {gate: indices.tolist() for gate, indices in keep.items()},
+                    "keep": {gate: keep[gate].tolist() for gate in graph.gates},
                 },
                 **cut,
                 "shortfalls": [*keep.shortfalls, *over, *cut["shortfalls"]],

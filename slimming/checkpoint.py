@@ -20,6 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
+from slimming.graph.slices import UNREAD
 from slimming.modules.selection import named_norms
 from slimming.surgery.builder import build, fit_shapes, only_plain, reason_of
 from slimming.surgery.checks import check_deployment, check_finite, check_kept, check_selections
@@ -55,6 +56,8 @@ class Checkpoint:
         if not all(isinstance(word, str) for edit in edits for word in edit[:2]):
             raise ValueError(f"an edit is (path, kind, arguments); got {edits}")
         object.__setattr__(self, "edits", edits)
+        keep = {gate: kept for gate, kept in self.keep.items() if gate != UNREAD}
+        object.__setattr__(self, "keep", keep)
         check_deployment(self)
 
     def of(self, model: nn.Module) -> "Checkpoint":
@@ -226,7 +229,8 @@ def compose(
     """Channels kept of the original network, when a thin one is cut again."""
     composed = {gate: list(kept) for gate, kept in earlier.items()}
     for gate, kept in keep.items():
-        composed[gate] = [earlier[gate][i] if gate in earlier else i for i in kept.tolist()]
+        if gate != UNREAD:  # the weights show what became of streams
+            composed[gate] = [earlier[gate][i] if gate in earlier else i for i in kept.tolist()]
     return composed
 
 

@@ -7,11 +7,14 @@ from torch import Tensor
 
 from slimming.graph.channel_graph import ChannelGraph
 
-Keep = Mapping[str, Tensor]
+Keep = Mapping[str, Tensor]  # {gate: indices of the channels that stay}; and UNREAD, perhaps
+UNREAD = "(unread)"  # which channels of shared streams stay though nobody reads them: none
 
 
 def alive(graph: ChannelGraph, keep: Keep) -> Tensor:
     """(num_channels,) bool: which channels stay under {gate: indices of kept channels}.
+
+    What `keep` has under UNREAD is of streams, see `read_streams`.
 
     Raises:
         ValueError: an unknown gate, an index out of range, gates that are cut together but keep
@@ -26,6 +29,8 @@ def alive(graph: ChannelGraph, keep: Keep) -> Tensor:
         for gate in branch.gates
     }
     for gate, kept in keep.items():
+        if gate == UNREAD:
+            continue
         if gate not in graph.gates:
             raise ValueError(
                 f"'{gate}' is not a gate of this network: plan it again from its graph"
@@ -72,8 +77,8 @@ def slices(graph: ChannelGraph, keep: Keep) -> dict[str, list[tuple[int, Tensor]
 
 
 def read_streams(graph: ChannelGraph, keep: Keep) -> Tensor:
-    """(streams.size,) bool: which stream channels stay: all, unless the plan says unread=remove."""
-    if getattr(keep, "unread", "keep") == "keep":
+    """(streams.size,) bool: which stream channels stay: all, unless the plan has UNREAD in it."""
+    if UNREAD not in keep:
         return torch.ones(graph.streams.size, dtype=torch.bool)
     stays = alive(graph, keep)
     return graph.streams.read({gate: stays[ids] for gate, ids in graph.gates.items()})

@@ -38,8 +38,8 @@ def shrink(t: Training, graph: ChannelGraph, keep: Keep) -> None:
         group["params"] = [parameter for parameter in parameters if parameter is not None]
     t.optimizer.state.clear()
     t.optimizer.state.update(state)
-    for gate, kept in keep.items():
-        before = t.keep.get(gate)
+    for gate in (gate for gate in graph.gates if gate in keep):
+        kept, before = keep[gate], t.keep.get(gate)
         t.keep[gate] = torch.as_tensor(kept) if before is None else before[kept]
     t.model = thin
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from slimming.graph import ChannelGraph
-from slimming.graph.slices import alive
+from slimming.graph.slices import UNREAD, alive
 
 
 def predict(graph: ChannelGraph, keep: Mapping[str, Tensor]) -> tuple[int, int]:
@@ -15,7 +15,7 @@ def predict(graph: ChannelGraph, keep: Mapping[str, Tensor]) -> tuple[int, int]:
     MACs are the multiply-accumulates of convolutions and matrix products, those of attention and
     recurrent layers included, for one image.
     """
-    return Counter(graph, getattr(keep, "unread", "keep") == "remove")(alive(graph, keep))
+    return Counter(graph, UNREAD in keep)(alive(graph, keep))
 
 
 class Counter:

@@ -4,9 +4,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from slimming.graph import ChannelGraph
+from slimming.graph.slices import UNREAD
 from slimming.planning.choice import Removed
 from slimming.planning.counting import Counter
 from slimming.planning.ranking import Ranking
@@ -16,7 +18,10 @@ Unread = Literal["keep", "remove"]
 
 @dataclass(frozen=True)
 class Plan(Mapping[str, Tensor]):
-    """{gate: indices of the channels that stay, sorted}, and what it will cost."""
+    """{gate: indices of the channels that stay, sorted}, and what it will cost.
+
+    With unread="remove" it says so under UNREAD, so that a plain copy does, too.
+    """
 
     keep: dict[str, Tensor]
     kept: int  # channels of all gates together
@@ -25,7 +30,6 @@ class Plan(Mapping[str, Tensor]):
     macs: int  # predicted, of the convolutions and linear layers, for one image
     shortfalls: tuple[str, ...] = field(default=())  # what was asked for and isn't met, and why
     fingerprint: str = ""  # of the graph it was made for
-    unread: Unread = "keep"  # what happens to channels that nobody reads any more
     safe_ratio: float = 1.0  # the highest at which the ranking empties no layer; 1: all of them
     free: int = 0  # channels that might go: all but what `exclude` and `only` hold back
     latency: float | None = None  # measured, if it was a target: share of the dense network's time
@@ -55,9 +59,9 @@ class Drafts:
     def plan(self, removed: Removed, **more: Any) -> Plan:
         stays = self._ranking.stays(removed)
         keep = {gate: stays[ids].nonzero().flatten() for gate, ids in self._graph.gates.items()}
+        keep |= {UNREAD: torch.zeros(0, dtype=torch.long)} if self._unread == "remove" else {}
         kept, (params, macs) = int(stays.sum()), self._count(stays)
-        known = {"fingerprint": self._fingerprint, "unread": self._unread}
-        known["free"] = len(self._ranking.sequence)
+        known = {"fingerprint": self._fingerprint, "free": len(self._ranking.sequence)}
         return Plan(keep, kept, len(stays), params, macs, **known, **more)
 
     def costs(self, removed: Removed) -> dict[str, float]:

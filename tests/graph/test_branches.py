@@ -14,6 +14,7 @@ from helpers import (
 )
 from slimming import load, mask, plan, save, slim, trace, verify
 from slimming.checkpoint import Checkpoint
+from slimming.graph.slices import UNREAD
 from slimming.modules.bypass import Constant, Removed, stands_in
 from slimming.planning.planner import predict
 from zoo import ZOO, Concat, PreActivation, block, chain, conv
@@ -22,12 +23,6 @@ NONE = torch.tensor([], dtype=torch.long)
 NAMES = list(configured_networks())
 WITH_BRANCHES = ("densenet", "mobilenet_v2", "preresnet", "resnet")
 RESIDUAL = [name for name in NAMES if name.startswith(WITH_BRANCHES)]
-
-
-class Unread(dict):
-    """A plan as a user may write it, with what nobody reads removed."""
-
-    unread = "remove"
 
 
 def params(model: nn.Module) -> int:
@@ -151,7 +146,7 @@ def test_channels_that_nobody_reads_can_go(name):
         model, x = configured(name).double(), torch.randn(4, 3, 16, 16, dtype=torch.float64)
     graph = trace(model, x)
     keep = dict(plan(graph, random_scores(graph), 0.8))
-    less = Unread(keep)
+    less = keep | {UNREAD: NONE}
     thin, thinner = slim(model, graph, keep), slim(model, graph, less)
     assert verify(model, graph, less, thinner, x).holds
     assert relative_gap(thinner.train()(x), thin.train()(x)) < 1e-9
@@ -160,7 +155,7 @@ def test_channels_that_nobody_reads_can_go(name):
     assert (params(thinner) < params(thin)) == selects
     assert selects == (not name.startswith(("resnet", "mobilenet")))
     again = trace(thinner.eval(), x)
-    keep = Unread(plan(again, random_scores(again), 0.5))
+    keep = {**plan(again, random_scores(again), 0.5), UNREAD: NONE}
     assert verify(thinner, again, keep, slim(thinner, again, keep), x).holds
 
 

@@ -19,11 +19,12 @@ from helpers import (
     without,
 )
 from slimming import Slimming, fold, load, plan, save, slim, trace, verify
-from slimming.checkpoint import Checkpoint, read
+from slimming.checkpoint import Checkpoint, compose, read
 from slimming.graph.resize import resize
 from slimming.methods.sparsity import gammas
 from slimming.modules.bypass import stands_in
 from slimming.modules.selection import gate_of, name_in, named_norms, select, selects
+from slimming.planning.planner import predict
 from slimming.surgery.builder import fit_shapes
 from slimming.surgery.edits import EDITS, edits_in
 from zoo import PICTURE, Dense, PreActivation, conv
@@ -209,6 +210,21 @@ def test_channels_that_nobody_reads_stay_where_their_norm_cannot_lose_them(kind,
     thin = slim(model, graph, keep)
     assert verify(model, graph, keep, thin, x).holds
     assert sum(p.numel() for p in thin.parameters()) == keep.params
+
+
+def test_a_plain_copy_of_a_plan_says_as_well_that_what_nobody_reads_goes():
+    model = randomise(PreActivation()).eval()
+    graph = trace(model, torch.randn(2, *PICTURE))
+    whole = plan(graph, random_scores(graph), 0.8)
+    keep = plan(graph, random_scores(graph), 0.8, unread="remove")
+    assert keep.params < whole.params and list(whole) == list(graph.gates)
+    for copied in (dict(keep), {**keep}):
+        thin = slim(model, graph, copied)
+        assert sum(p.numel() for p in thin.parameters()) == keep.params == predict(graph, copied)[0]
+        assert verify(model, graph, copied, thin, torch.randn(2, *PICTURE)).holds
+    assert compose({}, keep).keys() == graph.gates.keys()
+    kept = {gate: index.tolist() for gate, index in keep.items()}
+    assert Checkpoint("x.y", {}, {}, PICTURE, keep=kept).keep.keys() == graph.gates.keys()
 
 
 def test_memory_layout_and_marks_of_parameters_stay():
