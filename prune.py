@@ -24,6 +24,7 @@ from hydra.utils import instantiate
 from torch import nn
 
 import stages
+from engine import evaluate
 from slimming import ChannelGraph, Plan, compensate, mask, plan, recalibrate, slim, trace, verify
 from slimming.checkpoint import compose
 from slimming.graph.trace import check_streams
@@ -117,7 +118,8 @@ def describe(cfg, parent: Parent | None = None) -> stages.Stage:
         model = parent.opened().model(allow, data, hardware)
         graph, scores = score(cfg, model, data, seed)
         measure = _timer(cfg, model, graph, data, hardware)
-        wanted = {**goal, "measure": measure, **options}
+        judged = judge(model, graph, data, hardware, after["recalibrate"], seed)
+        wanted = {**goal, "measure": measure, "evaluate": judged, **options}
         keep = make(method, strength=0.0).choose(model, graph, scores, **wanted)
         if not sweep.is_on():
             show_plan(model, graph, scores, keep)
@@ -279,6 +281,33 @@ def _timer(cfg, model, graph, data, hardware) -> Callable[..., float]:
         return thin / dense
 
     return measure
+
+
+def judge(
+    model: nn.Module, graph: ChannelGraph, data: Data, hardware: Hardware, number: int, seed: int
+) -> Callable[[Plan], float]:
+    """plan -> accuracy on the validation split after the cut, recalibrated on `number` images.
+
+    Raises:
+        ValueError: when it is called, there is no validation split.
+    """
+
+    images: list[torch.Tensor] = []
+
+    def accuracy(keep: Plan) -> float:
+        if not len(data.val):
+            raise ValueError(
+                f"a choice is made on validation images, never on the test set, and {data.name} "
+                f"has none here: data.val_size=N holds N out"
+            )
+        if number and not images:
+            images.extend(data.sample(number, seed=seed))
+        thin = slim(model, graph, keep)
+        if number:
+            recalibrate(thin, images)
+        return evaluate(thin, data, data.val, hardware)["accuracy"]
+
+    return accuracy
 
 
 def _time_again(goal: dict, keep, timer) -> tuple[float | None, list[str]]:

@@ -24,9 +24,8 @@ from typing import Any
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
-from engine import evaluate
-from prune import score, streams, trained_for
-from slimming import ChannelGraph, Plan, recalibrate, sensitivity, slim
+from prune import judge, score, streams, trained_for
+from slimming import ChannelGraph, sensitivity
 from slimming.graph.trace import check_streams
 from slimming.planning.names import patterns
 from slimming.planning.planner import check_options
@@ -149,14 +148,7 @@ def _complete(cfg, asked: Asked, before: dict[str, Any]) -> dict[str, Any]:
         "begun_with": _begun(run, before),
     }
     model, graph, scores = _scored(cfg, asked)
-    images = list(asked.data.sample(asked.images, seed=asked.seed)) if asked.images else []
-
-    def accuracy(keep: Plan) -> float:
-        thin = slim(model, graph, keep)
-        if images:
-            recalibrate(thin, images)
-        return evaluate(thin, asked.data, asked.data.val, asked.hardware)["accuracy"]
-
+    accuracy = judge(model, graph, asked.data, asked.hardware, asked.images, asked.seed)
     known = {(layer, removed): reached for layer, _, removed, reached in before.get("points", [])}
     total = len(_points(asked, graph, scores))
     start, points = time.monotonic(), []

@@ -3,7 +3,7 @@
 A method is ordinary training but for what it writes itself; see docs/extending.md.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,9 +96,20 @@ class Method:
         raise ValueError(f"{type(self).__name__} gives no scores to choose channels by")
 
     def choose(
-        self, model: nn.Module, graph: ChannelGraph, scores: dict[str, Tensor], **goal: Any
+        self,
+        model: nn.Module,
+        graph: ChannelGraph,
+        scores: dict[str, Tensor],
+        evaluate: Callable[[Plan], float] | None = None,
+        **goal: Any,
     ) -> Plan:
-        """Which channels stay; `goal` is what `plan` takes: a ratio or a target, and options."""
+        """Which channels stay.
+
+        Args:
+            evaluate: plan -> accuracy of the network cut by it, from 0 to 1, on validation images;
+                it raises ValueError where none are held out.
+            goal: what `plan` takes: a ratio or a target, and options.
+        """
         return plan(graph, scores, **goal)
 
     def views(self, model: nn.Module) -> dict[str, nn.Module]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -227,3 +228,25 @@ def test_the_comparison_composes_for_every_method():
         assert cfg.target.macs == 0.3 and name_of(cfg.method)
         if name in KNOWN:
             assert cfg.scope == ("global" if name == "slimming" else "layer")
+
+
+class Judged(L1Norm):
+    """Cuts the layer alone that costs least on validation images."""
+
+    def choose(self, model, graph, scores, evaluate=None, **goal):
+        plans = [plan(graph, scores, **{**goal, "only": [g]}) for g in ("features.5", "features.8")]
+        self.reached = [evaluate(keep) for keep in plans]
+        print("reached", self.reached)
+        return plans[self.reached.index(max(self.reached))]
+
+
+def test_a_method_may_choose_by_what_a_cut_does_to_validation_images(runs, tmp_path, capsys):
+    told = ("method=l1_norm", "method._target_=test_methods.Judged", "ratio=0.8", "epochs=1")
+    held_out = pipeline(tiny("pipeline", tmp_path, *told, "data.val_size=64"))[1]
+    said = re.search(r"reached \[(.*), (.*)\]", capsys.readouterr().out)
+    best = max(map(float, said.groups()))
+    found = result(held_out)
+    assert found["accuracy"]["val"] == best, "of the thin network that is saved"
+    assert sum(kept < of for kept, of in found["widths"].values()) == 1
+    with pytest.raises(ValueError, match="a choice is made on validation images"):
+        pipeline(tiny("pipeline", tmp_path, *told))
