@@ -14,6 +14,7 @@ from utils.exports import advice, timing
 
 NETWORK = ("models.vgg.VGG", {"depth": 11, "width": 0.25})
 SHAPE = (3, 16, 16)
+TIMED = {"dense": 13.1, "thin": 37.9}  # milliseconds
 
 
 def thin_file(folder, **options):
@@ -88,6 +89,34 @@ def test_widths_that_would_not_help_are_said_only_where_something_is_slow(tmp_pa
     # Within the clock's noise nothing is slower.
     near = {"dense": quartiles(4.0), "thin": quartiles(4.1)}
     assert advice.sentences({"torch": near}, "torch", dense, thin, checkpoint.keep, SHAPE) == []
+
+
+def test_other_widths_are_tried_in_the_runtime_of_the_file(tmp_path, monkeypatch):
+    checkpoint = artifact.read(thin_file(tmp_path))
+    dense, thin = build(*NETWORK).eval(), artifact.restore(checkpoint)
+    tried = []
+
+    def measure(runtime, pair, input_shape, sizes):
+        tried.append((runtime, sizes, [type(made) for made in pair.values()]))
+        ms = {"thin": 37.9, "rounded": 7.9}
+        return {n: {"64": {"median_ms": t, "q1_ms": t, "q3_ms": t}} for n, t in ms.items()}
+
+    monkeypatch.setattr(advice, "measure", measure)
+    monkeypatch.setattr(advice, "session", lambda network, shape: lambda images: network(images))
+    times = {n: {"64": {"median_ms": t, "q1_ms": t, "q3_ms": t}} for n, t in TIMED.items()}
+    said = advice.sentences(
+        {"onnxruntime": times}, "onnxruntime", dense, thin, checkpoint.keep, SHAPE
+    )
+    assert said == [
+        "slower than the dense network: 37.9 ms instead of 13.1 ms in onnxruntime at batch 64",
+        "with widths rounded to multiples of 8 it would take 7.9 ms instead of 37.9 ms in "
+        "onnxruntime at batch 64: cut again with `python prune.py ... round_to=8`",
+    ]
+    ((runtime, sizes, kinds),) = tried
+    assert (runtime, sizes) == ("onnxruntime", [64])
+    assert not any(issubclass(kind, nn.Module) for kind in kinds), "sessions, not torch's networks"
+    # A runtime that wasn't timed says nothing.
+    assert advice.sentences({}, "onnxruntime", dense, thin, checkpoint.keep, SHAPE) == []
 
 
 def test_the_network_that_is_timed_has_the_nearest_multiples():

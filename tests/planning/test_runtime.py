@@ -79,6 +79,36 @@ def test_what_cannot_be_compiled_is_a_sentence(monkeypatch):
         timed_against(Picky(4, 2), "compiled", (4,), 2, CPU)(nn.Linear(4, 2), 2)
 
 
+def test_what_cannot_be_compiled_is_said_before_anything_is_trained(tmp_path, monkeypatch):
+    def broken(model):
+        def call(x):
+            raise RuntimeError("no compiler found")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.raises(ValueError, match="runtime=compiled can't compile VGG: no compiler found"):
+        pipeline(tiny("pipeline", tmp_path, "target.latency=0.5", "runtime=compiled"))
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("share", [0.7, 0.4])
+def test_the_search_goes_on_until_the_runtime_is_fast_enough(trained, monkeypatch, share):
+    """Here: one in which a parameter takes a millisecond."""
+
+    def latency(models, input_shape, sizes, repeats, device):
+        assert sizes == (64,) and device == CPU
+        widths = {n: [p.numel() for p in m.parameters()] for n, m in models.items()}
+        return {n: {"64": {"median_ms": float(sum(w))}} for n, w in widths.items()}
+
+    monkeypatch.setattr(runtimes, "latency", latency)
+    monkeypatch.setattr(runtimes, "prepare", lambda model, *_: model)
+    wish = (f"target.latency={share}", "runtime=compiled")
+    found = read_result(prune(tiny("prune", trained.parent, *wish)))
+    assert share - 0.1 < found["plan"]["latency"] <= share
+    assert found["params"] / read_result(trained)["params"] == found["plan"]["latency"]
+
+
 @pytest.mark.long
 def test_a_network_is_really_compiled(trained):
     made = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
