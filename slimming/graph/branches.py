@@ -145,9 +145,11 @@ def _branch(flow: _Flow, last: int, gates, dims, holders) -> Branch | None:
     channels = torch.cat([gates[layer] for layer in own]).unique()
     part, layers = holders
     tied = set().union(*(layers[i] for i in part[channels].unique().tolist()))
+    inside = torch.zeros(len(part) + 1, dtype=torch.bool)  # the last one: of -1
+    inside[channels] = True
     all_of = [(f"{name}.weight", 1)]
     all_of += [(name_in(flow.model, f"{layer}.weight"), 0) for layer in gone]
-    whole = all(key in dims and torch.isin(dims[key], channels).all() for key in all_of)
+    whole = all(key in dims and inside[dims[key]].all() for key in all_of)
     if not whole or not tied <= {*gone, name}:
         return None
     return Branch(tuple(own), name, tuple(gone))

@@ -1,6 +1,7 @@
 """Runs a network and sees every operation: its channels are numbered as it goes."""
 
 import contextlib
+import functools
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -56,14 +57,14 @@ class Recorder(TorchDispatchMode):
         self._held: dict[int, int] | None = None  # storage -> bytes, where there are numbers
 
     def __torch_dispatch__(self, run, types, args=(), kwargs=None) -> Any:
-        name = _name(run)
+        name, *_ = _schema(run)
         if name == "native_batch_norm" or name == "_native_batch_norm_legit_no_training":
             output = _normalised(run, args, kwargs or {})
         else:
             output = run(*args, **(kwargs or {}))
         if not self._silent and name not in SILENT:
             with _disable_current_modes(), torch._C.DisableTorchFunction():
-                self._see(_call(run, name, args, kwargs or {}, output, self._layers[-1]))
+                self._see(_call(run, args, kwargs or {}, output, self._layers[-1]))
         return output
 
     def _see(self, call: Call) -> None:
@@ -179,17 +180,21 @@ class Recorder(TorchDispatchMode):
             self.records.append(Record.of(call, before, after))
 
 
-def _call(run, name: str, args: tuple, kwargs: dict, output: Any, layer: str) -> Call:
-    arguments = {}
-    schema = run._schema.arguments
-    for argument, value in zip(schema, args):
-        arguments[argument.name] = value
-    for argument in schema[len(args) :]:
-        if argument.name in kwargs:
-            arguments[argument.name] = kwargs[argument.name]
-        elif argument.has_default_value():
-            arguments[argument.name] = argument.default_value
-    return Call(name, run, arguments, output, layer, _where())
+def _call(run, args: tuple, kwargs: dict, output: Any, layer: str) -> Call:
+    name, arguments, defaults = _schema(run)
+    given = {**defaults, **dict(zip(arguments, args)), **kwargs}
+    given = {argument: given[argument] for argument in arguments if argument in given}
+    return Call(name, run, given, output, layer, _where())
+
+
+@functools.cache
+def _schema(run) -> tuple[str, list[str], dict[str, Any]]:
+    """ "relu" of aten::relu_.default, the names of its arguments, and their defaults."""
+    name = run._schema.name.rpartition("::")[2]
+    name = name.rstrip("_") if not name.startswith("__") else name
+    arguments = run._schema.arguments
+    defaults = {a.name: a.default_value for a in arguments if a.has_default_value()}
+    return name, [a.name for a in arguments], defaults
 
 
 def _normalised(run, args: tuple, kwargs: dict) -> Any:
@@ -209,27 +214,21 @@ def _tensors(output: Any) -> list[Tensor]:
     return list({id(x): x for x in found}.values())
 
 
-_NAMES: dict[Any, str] = {}
-
-
-def _name(run) -> str:
-    """ "relu" of aten::relu_.default."""
-    if run not in _NAMES:
-        name = run._schema.name.rpartition("::")[2]
-        _NAMES[run] = name.rstrip("_") if not name.startswith("__") else name
-    return _NAMES[run]
-
-
 def _where() -> str:
     """The line of the user's code that runs, as "file.py:12"."""
     frame = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(OURS):
+    while frame is not None and _whose(frame.f_code.co_filename) == "ours":
         frame = frame.f_back
     while frame is not None:
         file = frame.f_code.co_filename
-        if file.startswith(OURS):
-            return ""  # who called for the trace
-        if not file.startswith(TORCH) and not file.startswith("<"):
-            return f"{file.rpartition('/')[2]}:{frame.f_lineno}"
+        if _whose(file) != "torch":
+            return f"{file.rpartition('/')[2]}:{frame.f_lineno}" if _whose(file) == "user" else ""
         frame = frame.f_back
-    return ""
+    return ""  # we, who called for the trace
+
+
+@functools.cache
+def _whose(file: str) -> str:
+    if file.startswith(OURS):
+        return "ours"
+    return "torch" if file.startswith((TORCH, "<")) else "user"

@@ -96,10 +96,14 @@ def trial(
     for gate in whole:
         stays[graph.gates[gate]] = True
     for own in graph.dims.values():
-        for channel in own[own != NONE].unique().tolist():
-            if int(((own == NONE) | stays[own]).sum()) >= min(least, len(own)):
-                break
+        enough = min(least, len(own))
+        gone = (own != NONE) & ~stays[own]
+        if len(own) - int(gone.sum()) >= enough:
+            continue
+        for channel in own[gone].unique().tolist():
             stays[channel] = True
+            if int(((own == NONE) | stays[own]).sum()) >= enough:
+                break
     if stays.all():
         return {}, stays
     keep = {gate: stays[own].nonzero().flatten() for gate, own in graph.gates.items()}
@@ -199,8 +203,8 @@ class Thinned(Ids):
         pass
 
     def tie(self, a: Tensor, b: Tensor, reason: str) -> None:
-        a, b = torch.broadcast_tensors(a, b)
-        if not ((a == NONE) | (b == NONE) | (self.kind(a) == self.kind(b))).all():
+        a, b = self.kind(a), self.kind(b)
+        if not ((a == b) | (a == NONE) | (b == NONE)).all():
             raise ValueError("other channels meet")
 
 

@@ -1,6 +1,6 @@
 """What a rule sees of a network: one operation, and all that was found so far."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -31,7 +31,7 @@ class Call:
 
     name: str  # of the ATen operation, without a trailing underscore: "convolution"
     run: Callable[..., Any]  # the operation itself
-    arguments: Mapping[str, Any]  # by the names of the operation's schema, defaults filled in
+    arguments: dict[str, Any]  # by the names of the operation's schema, defaults filled in
     output: Any
     layer: str  # path of the module that runs; "" outside
     where: str  # "file.py:12", the line of the user's code
@@ -55,11 +55,11 @@ class Call:
     @cached_property
     def inputs(self) -> list[Tensor]:
         """Every tensor among the arguments, in order."""
-        return list(_tensors(self.arguments))
+        return _tensors(self.arguments)
 
     @cached_property
     def outputs(self) -> list[Tensor]:
-        return list(_tensors(self.output))
+        return _tensors(self.output)
 
     def on(self, plane: Tensor) -> Tensor:
         """The same operation on ids."""
@@ -302,12 +302,14 @@ class Found:
         return torch.where(second, b, a)
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (list, tuple, Mapping)):
-        for inner in value.values() if isinstance(value, Mapping) else value:
-            yield from _tensors(inner)
+        return [value]
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
+        return []
+    return [tensor for inner in value for tensor in _tensors(inner)]
 
 
 def _is_number(value: Any) -> bool:

@@ -20,9 +20,11 @@ class Ids:
 
     def __init__(self) -> None:
         self.dims: dict[tuple[str, int], Tensor] = {}  # (tensor name, dim) -> ids
-        self.pinned: list[tuple[Tensor, str]] = []  # ids that must stay, and why
-        self._pairs: list[Tensor] = []  # that `classes` hasn't joined yet
-        self._root = torch.zeros(0, dtype=torch.long)  # what it found
+        self._ties: list[tuple[Tensor, Tensor, str]] = []  # that aren't sorted yet into
+        self._pairs = torch.zeros(2, 0, dtype=torch.long)  # ids that belong together,
+        self._pinned = torch.zeros(2, 0, dtype=torch.long)  # and those that stay; whose reason
+        self._reasons: list[str] = []  # is one of these
+        self._root = torch.zeros(0, dtype=torch.long)  # what `classes` found
         self._count = 0
         self.in_groups: set[str] = set()  # weights of grouped convolutions
         self.made: list[Tensor] = []  # what `fresh` gave, in order
@@ -43,8 +45,8 @@ class Ids:
 
     def owners(self, ids: Tensor) -> list[tuple[str, int]]:
         """The (tensor, dim)s that these ids were handed out to, in the order of the ids."""
-        runs = self._run[ids[ids != NONE]].unique().tolist()
-        return [owner for run in runs if (owner := self._owners[run]) is not None]
+        runs = torch.unique_consecutive(self._run[ids[ids != NONE]]).tolist()
+        return [owner for run in sorted({*runs}) if (owner := self._owners[run]) is not None]
 
     def run_of(self, ids: Tensor) -> Tensor:
         """Which run each id is from; -1 of no channel."""
@@ -55,24 +57,16 @@ class Ids:
 
     def pin(self, ids: Tensor, reason: str) -> None:
         """These channels stay at full width."""
-        ids = ids[ids != NONE].unique()
-        if len(ids):
-            self.pinned.append((ids, reason))
+        self.tie(ids.unique(), torch.tensor(NONE), reason)
 
     def tie(self, a: Tensor, b: Tensor, reason: str) -> None:
         """Entry by entry, `a` and `b` are cut together; they may broadcast.
 
         Where one of them is no channel, it has a size that can't follow: the other one stays.
         """
-        a, b = torch.broadcast_tensors(a, b)
-        differ = a != b
-        a, b = a[differ], b[differ]
-        lonely = (a == NONE) | (b == NONE)
-        if lonely.any():
-            self.pin(torch.maximum(a, b)[lonely], reason)
-            a, b = a[~lonely], b[~lonely]
-        if len(a):
-            self._pairs.append(torch.stack([a, b]))
+        if a.shape != b.shape:
+            a, b = torch.broadcast_tensors(a, b)
+        self._ties.append((a.flatten(), b.flatten(), reason))
 
     def classes(self) -> Tensor:
         """(ids,) -> the smallest id each one is connected with.
@@ -80,8 +74,9 @@ class Ids:
         Hook and shortcut: every root takes the smallest root it touches, then paths are halved.
         """
         root = torch.cat([self._root, torch.arange(len(self._root), self._count)])
-        a, b = torch.cat([torch.zeros(2, 0, dtype=torch.long), *self._pairs], dim=1)
-        self._pairs = []
+        self._sort()
+        a, b = self._pairs
+        self._pairs = self._pairs[:, :0]
         while True:
             ra, rb = root[a], root[b]
             low = torch.minimum(ra, rb)
@@ -95,11 +90,23 @@ class Ids:
 
     def reasons(self, classes: Tensor) -> dict[int, str]:
         """{class: why it stays}, the first reason found."""
-        found: dict[int, str] = {}
-        for ids, reason in self.pinned:
-            for root in classes[ids].unique().tolist():
-                found.setdefault(root, reason)
-        return found
+        self._sort()
+        ids, why = self._pinned.flip(1)
+        return {root: self._reasons[i] for root, i in zip(classes[ids].tolist(), why.tolist())}
+
+    def _sort(self) -> None:
+        """All new ties at once: there are thousands of small ones."""
+        ties, self._ties = self._ties, []
+        sizes = torch.tensor([len(a) for a, _, _ in ties], dtype=torch.long)
+        why = torch.arange(len(ties)).repeat_interleave(sizes) + len(self._reasons)
+        none = torch.zeros(0, dtype=torch.long)
+        pairs = torch.stack([torch.cat([none, *(tie[side] for tie in ties)]) for side in (0, 1)])
+        self._reasons += [reason for _, _, reason in ties]
+        differ = pairs[0] != pairs[1]
+        lonely = differ & (pairs == NONE).any(0)
+        pinned = torch.stack([pairs.amax(0), why])[:, lonely]
+        self._pinned = torch.cat([self._pinned, pinned], 1)
+        self._pairs = torch.cat([self._pairs, pairs[:, differ & ~lonely]], 1)
 
     def _hand_out(self, size: int, owner: tuple[str, int] | None) -> Tensor:
         first, self._count = self._count, self._count + size
@@ -141,7 +148,8 @@ def spread(ids: Tensor, dim: int, rank: int) -> Tensor:
 
 
 def blank(plane: Tensor) -> bool:
-    return bool((plane == NONE).all())
+    """Whether a plane with nothing to squeeze holds no channel."""
+    return plane.numel() < 2 and bool((plane == NONE).all())
 
 
 def numbered(chosen: Collection[int], size: int) -> Tensor:
