@@ -19,12 +19,11 @@ from door import ROOT, TINY, tiny
 from engine import Interrupted
 from slimming.checkpoint import read
 from slimming.methods.base import Method, Training
-from slimming.methods.slimming import Slimming
 from train import train
 from utils.training.hardware import choose
 from utils.training.recipe import Recipe, parameter_groups
 from utils.training.schedules import one_cycle, steps
-from utils.training.strength import EDGES, announce_reach, choose_strength, describe_gammas
+from utils.training.strength import EDGES, choose_strength, describe_gammas
 
 
 def bits(folder: Path) -> tuple:
@@ -328,13 +327,15 @@ def test_the_seconds_of_all_interruptions_add_up(tmp_path, monkeypatch):
     assert json.loads((train(cfg) / "result.json").read_text())["seconds"] > 1000
 
 
+class Bare(nn.Sequential):
+    def __init__(self, num_classes: int):
+        super().__init__(nn.Flatten(), nn.Linear(3 * 8 * 8, num_classes))
+
+
 def test_what_cannot_be_trained_is_said(tmp_path):
     with pytest.raises(ValueError, match="at least 2 images"):
         train(tiny("train", tmp_path, "data.num_train=1"))
+    cfg = tiny("train", tmp_path, "method.strength=0.1")
+    cfg.model = {"_target_": "test_engine.Bare"}
     with pytest.raises(ValueError, match="has no BatchNorm with a gamma"):
-        announce_reach(
-            Recipe(1, 64, partial(optim.SGD, lr=0.1), lambda progress: 1.0),
-            Slimming(0.1),
-            nn.Linear(2, 2),
-            3,
-        )
+        train(cfg)
