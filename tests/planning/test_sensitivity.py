@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import prune
 import sensitivity as script
 from door import tiny
 from helpers import configured, random_scores, toy_graph
@@ -140,9 +141,9 @@ def test_the_numbers_are_those_of_a_cut_by_hand(trained):
 
 def test_the_test_set_is_never_looked_at(trained, monkeypatch):
     looked = []
-    evaluate = script.evaluate
+    evaluate = prune.evaluate
     monkeypatch.setattr(
-        script,
+        prune,
         "evaluate",
         lambda m, data, split, h: (looked.append(split), evaluate(m, data, split, h))[1],
     )
@@ -169,7 +170,7 @@ def test_stopped_in_the_middle_it_keeps_what_was_measured(trained, monkeypatch, 
         (measure(tiny("sensitivity", trained.parent, *words)) / script.FILE).read_text()
     )
     elsewhere = (*words, f"runs_dir={trained.parent / 'again'}", f"ckpt={trained}")
-    cfg, evaluate, done = tiny("sensitivity", trained.parent, *elsewhere), script.evaluate, []
+    cfg, evaluate, done = tiny("sensitivity", trained.parent, *elsewhere), prune.evaluate, []
 
     def until(most):
         def stop(*arguments):
@@ -181,14 +182,14 @@ def test_stopped_in_the_middle_it_keeps_what_was_measured(trained, monkeypatch, 
         return stop
 
     for most in (5, 9):  # twice
-        monkeypatch.setattr(script, "evaluate", until(most))
+        monkeypatch.setattr(prune, "evaluate", until(most))
         with pytest.raises(KeyboardInterrupt):
             measure(cfg)
         (folder,) = (trained.parent / "again").glob("*sensitivity*")
         assert len(json.loads((folder / script.FILE).read_text())["points"]) == most
     (left,) = housekeeping.folders(trained.parent / "again")
     assert (left.stage, left.state) == ("sensitivity", "interrupted after 9 points")
-    monkeypatch.setattr(script, "evaluate", until(-1))
+    monkeypatch.setattr(prune, "evaluate", until(-1))
     measure(cfg)
     found = json.loads((folder / script.FILE).read_text())
     assert found["points"] == whole["points"] and len(done) == len(whole["points"])
