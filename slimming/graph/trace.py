@@ -12,7 +12,7 @@ from slimming.graph.channel_graph import ChannelGraph
 from slimming.graph.record import Recorder
 from slimming.graph.replay import Differs, Thinned, grouped_gates, replay, trial
 from slimming.graph.resize import cut
-from slimming.graph.twin import KINDS, Example, Twin, stored
+from slimming.graph.twin import KINDS, Example, Twin, stored, uncollected
 from slimming.modules.selection import selects
 from slimming.modules.widths import Widths, guess
 from slimming.rules.call import Found
@@ -35,6 +35,7 @@ def check_streams(coupled: str = "prune", unscored: str = "keep") -> None:
             raise ValueError(f"{option} is one of {choices}; got {value!r}")
 
 
+@uncollected()
 def trace(
     model: nn.Module, example: Any, coupled: Coupled = "prune", unscored: Unscored = "keep"
 ) -> ChannelGraph:

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import gc
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -149,7 +150,22 @@ class _Copying(TorchFunctionMode):
 
 def stored(model: nn.Module) -> Mapping[str, Tensor]:
     """{name: parameter or buffer}, each under all of its names."""
-    return {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
+    parameters, buffers = {}, {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        prefix = f"{path}." if path else ""
+        for tensors, held in ((parameters, module._parameters), (buffers, module._buffers)):
+            tensors.update({f"{prefix}{n}": x for n, x in held.items() if x is not None})
+    return {**parameters, **buffers}
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Many small objects are made and kept: the garbage collector would look at all of them, and at
+    all of torch, again and again, which takes a third of the time."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()

@@ -8,9 +8,10 @@ from torch import nn
 from slimming.graph import ChannelGraph
 from slimming.graph.resize import cut
 from slimming.graph.slices import Keep, alive
-from slimming.graph.twin import stored
+from slimming.graph.twin import stored, uncollected
 
 
+@uncollected()
 def slim(model: nn.Module, graph: ChannelGraph, keep: Keep) -> nn.Module:
     """A physically smaller copy of `model`: same device, dtype, memory layout and train flags.
 
