@@ -8,12 +8,12 @@ from torch import nn, optim
 
 from slimming import Slimming, Training, mask, plan, shrink, slices, trace
 
-EPS = 1e-4  # Adam divides by the gradient's size: where that is rounding, it isn't blown up
+EPS = 1e-4  # these divide by the gradient's size: where that is rounding, it isn't blown up
 OPTIMIZERS = {
     "momentum": lambda p: optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
     "adam": lambda p: optim.Adam(p, lr=0.01, weight_decay=0.01, eps=EPS),
     "adamw": lambda p: optim.AdamW(p, lr=0.01, amsgrad=True, eps=EPS),
-    "rmsprop": lambda p: optim.RMSprop(p, lr=0.01, momentum=0.5, centered=True),
+    "rmsprop": lambda p: optim.RMSprop(p, lr=0.01, momentum=0.5, centered=True, eps=EPS),
 }
 
 
