@@ -1,5 +1,6 @@
 """What is not found, why it stays, and what can't be traced: one sentence each."""
 
+import gc
 import re
 import subprocess
 import sys
@@ -535,3 +536,17 @@ def test_values_that_fill_the_memory_are_refused_in_one_sentence(monkeypatch):
     with pytest.raises(ValueError, match=r"take more than .*: give a smaller example\.") as caught:
         trace(Detector(), ([*torch.rand(2, 3, 8, 8)],))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_the_garbage_collector_is_afterwards_as_it_was(collects):
+    model = chain(*block(3, 4))
+    try:
+        (gc.enable if collects else gc.disable)()
+        trace(model, torch.randn(2, 3, 8, 8))
+        assert gc.isenabled() == collects
+        with pytest.raises(ValueError, match="can't take an input"):
+            trace(model, torch.randn(2, 5, 8, 8))
+        assert gc.isenabled() == collects
+    finally:
+        gc.enable()

@@ -8,7 +8,7 @@ from torch import nn, optim
 
 from slimming import Slimming, Training, mask, plan, shrink, slices, trace
 
-EPS = 1e-4  # these divide by the gradient's size: where that is rounding, it isn't blown up
+EPS = 1e-4  # a bias before a BatchNorm has no gradient but rounding, which these would blow up
 OPTIMIZERS = {
     "momentum": lambda p: optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
     "adam": lambda p: optim.Adam(p, lr=0.01, weight_decay=0.01, eps=EPS),
