@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.datasets import ImageFolder
 
 from pictures import changed, write_images
 from utils.data import folders
@@ -121,6 +122,26 @@ def test_classes_and_files_are_sorted_and_other_files_ignored(tree):
     assert data.train.labels.tolist() == [0] + 4 * [1] + 4 * [2]
     want = np.asarray(Image.open(tree / "train" / "cat" / "001.png"))
     assert np.array_equal(data.train.images[2].permute(1, 2, 0).numpy(), want)
+
+
+def test_images_in_folders_of_a_class_are_read_in_the_order_of_imagefolder(tree, decoded):
+    for k, inside in enumerate(("images", "images/old", "images-b", ".hidden", "empty")):
+        write_images(tree / "train" / "cat" / inside, int(inside != "empty"), seed=k)
+        write_images(tree / "train" / "eel" / inside, int(inside != "empty"), seed=9 + k)
+    write_images(tree / "test" / "eel" / "deep" / "deeper", 2)
+    (tree / "train" / "dog" / "again").symlink_to(tree / "train" / "eel" / "images")
+    (tree / "train" / "dog" / "endless").symlink_to(tree / "train" / "dog")
+    train = folders.scan(tree / "train")
+    (tree / "train" / "dog" / "endless").unlink()  # ImageFolder follows it to the end
+    theirs = ImageFolder(str(tree / "train")).samples
+    theirs = [(path, label) for path, label in theirs if ".hidden" not in path]
+    assert [str(train.folder / name) for name in train.files] == [path for path, _ in theirs]
+    assert train.labels.tolist() == [label for _, label in theirs]
+    data = imagefolder(root=str(tree))
+    assert len(data.train) == len(theirs) and data.test.labels.tolist().count(2) == 2
+    decoded.clear()
+    changed(tree / "train" / "cat" / "images" / "old" / "000.png")
+    assert imagefolder(root=str(tree)).fingerprint == data.fingerprint and len(decoded) > 0
 
 
 def test_grey_alpha_and_palette_images_become_rgb(tree, recwarn):

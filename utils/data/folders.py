@@ -1,4 +1,4 @@
-"""Class folders: <tree>/<class>/<image> into one uint8 tensor, decoded once and kept in a file.
+"""Class folders: <tree>/<class>/**/<image> into one uint8 tensor, decoded once and kept in a file.
 
 The file, <tree>/.decoded.pt, belongs to exactly these files (names, sizes, times of change) and
 these decode options; whenever something differs or it can't be read, the images are decoded again.
@@ -34,15 +34,16 @@ class Tree:
 
     folder: Path
     classes: tuple[str, ...]
-    files: list[str]  # "<class>/<image>", sorted by class, then name
+    files: list[str]  # "<class>/<image>", sorted by class, then folder inside it, then name
     sizes: Tensor  # int64 (N,), bytes
     labels: Tensor  # int64 (N,)
     stamp: str  # changes when a file is added, removed, renamed or written
 
 
 def scan(folder: Path) -> Tree:
-    """List a tree. Hidden files and files that are no images by their extension are left out.
+    """List a tree, folders inside a class folder too, in the order of torchvision's ImageFolder.
 
+    Hidden files and folders, and files that are no images by their extension, are left out.
     Raises FileNotFoundError without the folder; ValueError with fewer than two class folders, or
     a class without images.
     """
@@ -57,8 +58,7 @@ def scan(folder: Path) -> Tree:
         raise ValueError(f"{folder} holds {found}; it needs one folder of images per class (>= 2)")
     files, sizes, labels, stamp = [], [], [], hashlib.sha256()
     for label, name in enumerate(classes):
-        with os.scandir(folder / name) as entries:
-            images = sorted((e for e in entries if _is_image(e)), key=lambda e: e.name)
+        images = sorted(_images_in(name, folder / name))
         if not images:
             raise ValueError(
                 f"the class folder {folder / name} holds no images "
@@ -66,11 +66,10 @@ def scan(folder: Path) -> Tree:
             )
         if len(files) <= MANY_FILES < len(files) + len(images):
             say(f"Listing the many images of {folder} ...")
-        files += [f"{name}/{e.name}" for e in images]
+        files += [f"{inside}/{image}" for inside, image, _, _ in images]
         labels += [label] * len(images)
-        facts = [(name, e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in images]
-        sizes += [size for _, _, size, _ in facts]
-        stamp.update(json.dumps(facts).encode())
+        sizes += [size for _, _, size, _ in images]
+        stamp.update(json.dumps(images).encode())
     numbers = torch.tensor(sizes), torch.tensor(labels)
     return Tree(folder, tuple(classes), files, *numbers, stamp.hexdigest())
 
@@ -117,9 +116,19 @@ def read(
     return parts, trees[0].classes
 
 
-def _is_image(entry: os.DirEntry) -> bool:
-    name = entry.name.lower()
-    return name.endswith(EXTENSIONS) and not name.startswith(".") and entry.is_file()
+def _images_in(inside: str, folder: Path, above: tuple = ()) -> Iterator[tuple]:
+    """(folder inside the tree, name, bytes, time of change) of each image; links are followed."""
+    here = os.stat(folder)
+    if (here.st_dev, here.st_ino) in above:  # a link to a folder it lies in
+        return
+    above = (*above, (here.st_dev, here.st_ino))
+    with os.scandir(folder) as entries:
+        shown = [entry for entry in entries if not entry.name.startswith(".")]
+    for entry in shown:
+        if entry.is_dir():
+            yield from _images_in(f"{inside}/{entry.name}", folder / entry.name, above)
+        elif entry.name.lower().endswith(EXTENSIONS) and entry.is_file():
+            yield inside, entry.name, entry.stat().st_size, entry.stat().st_mtime_ns
 
 
 def _images(tree: Tree, channels: int, size: int | None, shape: tuple[int, int] | None) -> Tensor:
