@@ -16,6 +16,8 @@ from utils.data import sets as datasets
 from utils.data.augment import augment, channel_stats, normalise
 from utils.data.seeding import mix
 from utils.data.sets import digits, fake, imagefolder
+from utils.data.sources import Split
+from utils.data.splits import set_aside
 
 
 def test_mix_is_a_fixed_function_of_its_parts():
@@ -230,7 +232,17 @@ def test_the_validation_split_follows_split_seed_and_nothing_else():
 def test_a_validation_split_that_is_no_split_is_refused(val_size):
     with pytest.raises(ValueError, match=f"the 256 training images .* to 255; got {val_size}"):
         fake(val_size=val_size)
-    assert len(fake(val_size=255).train) == 1
+    assert len(fake(val_size=246).train) == 10
+    with pytest.raises(ValueError, match="val_size=247 takes the last .* 246 of the 256 can be"):
+        fake(val_size=247)
+
+
+@pytest.mark.parametrize("val_size", range(1, 20))
+def test_every_class_keeps_a_training_image(val_size):
+    labels = torch.tensor([0] + [1] * 2 + [2] * 20 + [4] + [5])
+    train, val = set_aside(Split(torch.arange(25), labels), val_size, 0)
+    assert len(val) == val_size and sorted([*train.images, *val.images]) == list(range(25))
+    assert train.labels.unique().tolist() == [0, 1, 2, 4, 5]
 
 
 def test_negative_padding_is_refused():

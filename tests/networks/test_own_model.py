@@ -1,5 +1,6 @@
 """Any network from the command line: torchvision's, a user's own file, weights of a local file."""
 
+import copy
 import json
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ from door import TINY
 from slimming import load
 from slimming.checkpoint import read
 from terminal import refusal, terminal
+from utils.networks.initial import Initial
 from utils.networks.own_code import source_hash
 
 DATA = [word for word in TINY if not word.startswith(("model", "epochs"))] + ["epochs=1"]
@@ -311,3 +313,53 @@ def test_weights_that_do_not_fit_are_named(words, pretrained, tmp_path):
     assert "could run code" in refusal("train", *net, f"init={file}")
     torch.save([1, 2], file)
     assert "holds no weights" in refusal("train", *net, f"init={file}")
+
+
+SMALL = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+WEIGHTS = SMALL.state_dict()
+
+
+def under(prefix: str) -> dict[str, torch.Tensor]:
+    return {prefix + name: tensor for name, tensor in WEIGHTS.items()}
+
+
+FILES = {
+    "DataParallel": under("module."),
+    "torch.compile": under("_orig_mod."),
+    "both": under("_orig_mod.module."),
+    "Lightning": {"state_dict": {**under("model.")}, "epoch": 3, "callbacks": {}},
+    "AveragedModel": {"n_averaged": torch.tensor(5), **under("module.")},
+    "pytorch-cifar": {"net": WEIGHTS, "acc": 92.1, "epoch": 100},
+    "torch's tutorial": {"model_state_dict": WEIGHTS, "optimizer_state_dict": {"state": {}}},
+    "BasicSR": {"params_ema": WEIGHTS},
+    "BasicSR with both": {"params": WEIGHTS, "params_ema": {k: v + 1 for k, v in WEIGHTS.items()}},
+    "a key of their own": {"generator": under("module."), "step": 3},
+}
+
+
+@pytest.mark.parametrize("saved", FILES.values(), ids=FILES)
+def test_weights_are_found_under_what_other_tools_wrap_them_in(saved, tmp_path):
+    torch.save(saved, tmp_path / "w.pth")
+    fresh = copy.deepcopy(SMALL)
+    for tensor in fresh.state_dict().values():
+        tensor.zero_()
+    Initial.read(tmp_path / "w.pth").put_into(fresh, "Net")
+    assert all(torch.equal(a, WEIGHTS[name]) for name, a in fresh.state_dict().items())
+
+
+def test_a_layer_starts_fresh_under_its_own_name(tmp_path):
+    torch.save(under("module."), tmp_path / "w.pth")
+    fresh = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    before = copy.deepcopy(fresh.state_dict())
+    Initial.read(tmp_path / "w.pth", skip="0").put_into(fresh, "Net")
+    assert torch.equal(fresh[0].weight, before["0.weight"])
+    assert not torch.equal(fresh[0].weight, WEIGHTS["0.weight"])
+
+
+def test_what_lies_beside_the_weights_is_named(tmp_path):
+    torch.save({**under("module."), "head.weight": torch.ones(2)}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match="'head.weight' isn't in the network"):
+        Initial.read(tmp_path / "w.pth").put_into(copy.deepcopy(SMALL), "Net")
+    torch.save({"student": WEIGHTS, "teacher": WEIGHTS}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match="weights under 'student', 'teacher': save the one"):
+        Initial.read(tmp_path / "w.pth")

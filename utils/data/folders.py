@@ -183,6 +183,8 @@ def _decode_all(
 def _room_for(shape: tuple[int, ...], folder: Path) -> np.ndarray:
     """Checked first: a system that promises more memory than it has kills us while we fill it."""
     needed = math.prod(shape)
+    if not hasattr(os, "sysconf"):  # Windows promises no more than it has
+        return np.empty(shape, np.uint8)
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         raise ValueError(

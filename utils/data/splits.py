@@ -34,12 +34,21 @@ def order_of_sample(count: int, n: int, seed: int) -> Tensor:
 
 
 def set_aside(train: Split, val_size: int, split_seed: int) -> tuple[Split, Split]:
-    """(rest, validation split): `val_size` training images, each class in proportion."""
+    """(rest, validation split): `val_size` training images, each class in proportion.
+
+    Raises ValueError when it is no such number, or a class would have no training image left.
+    """
     whole = isinstance(val_size, int) and not isinstance(val_size, bool)
     if not whole or not 0 <= val_size < len(train):
         raise ValueError(
             f"data.val_size is how many of the {len(train)} training images to validate on, "
             f"a whole number from 0 to {len(train) - 1}; got {val_size}"
+        )
+    spare = len(train) - int(train.labels.unique().numel())
+    if val_size > spare:
+        raise ValueError(
+            f"data.val_size={val_size} takes the last training image of a class: with one left in "
+            f"each, {spare} of the {len(train)} can be set aside"
         )
     if val_size == 0:
         return train, Split(train.images[:0], train.labels[:0])
@@ -47,12 +56,17 @@ def set_aside(train: Split, val_size: int, split_seed: int) -> tuple[Split, Spli
 
 
 def carve(whole: Split, count: int, generator: torch.Generator) -> tuple[Split, Split]:
-    """(rest, chosen): `count` images at random, from every class in proportion to its size."""
+    """(rest, chosen): `count` images at random, from every class in proportion to its size.
+
+    One of each class stays in the rest; `count` leaves room for that.
+    """
     sizes = torch.bincount(whole.labels)
     quotas = sizes * count // len(whole)
     # Whole numbers leave some over; they go to the classes that were rounded down the most.
     most_short = (sizes * count % len(whole)).argsort(descending=True, stable=True)
-    quotas[most_short[: count - int(quotas.sum())]] += 1
+    while left := count - int(quotas.sum()):
+        spare = most_short[quotas[most_short] < sizes[most_short] - 1]
+        quotas[spare[:left]] += 1
     chosen = torch.zeros(len(whole), dtype=torch.bool)
     for label, quota in enumerate(quotas.tolist()):
         members = (whole.labels == label).nonzero().squeeze(1)

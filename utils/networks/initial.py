@@ -2,7 +2,8 @@
 
 import hashlib
 import pickle
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 from slimming import checkpoint as artifact
 from slimming.surgery.builder import inside, reason_of
 
-WRAPPERS = ("weights", "state_dict", "model")  # under which files keep their tensors
+# Under which files keep their tensors; the first one that is there.
+WRAPPERS = ("weights", "state_dict", "model", "model_state_dict", "net", "params")
+COUNTER = "n_averaged"  # beside the weights of torch's AveragedModel
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,10 @@ class Initial:
     def put_into(self, model: nn.Module, name: str) -> None:
         """Overwrite all weights of `model` but those of skipped layers.
 
+        What wraps a network puts a prefix before its names (`module.` of DataParallel, `_orig_mod.`
+        of torch.compile, `model.` of Lightning); the one under which the file holds most of the
+        network's names is taken off.
+
         Raises:
             ValueError: a tensor is missing, left over or of another shape.
         """
@@ -55,16 +62,18 @@ class Initial:
         for layer in self.skip:
             if not any(inside(key, (layer,)) for key in model.state_dict()):
                 raise ValueError(f"init_skip names '{layer}', which {name} lacks")
+        weights = _without_prefix(self.weights, model.state_dict().keys())
+        weights = {key: tensor for key, tensor in weights.items() if not inside(key, self.skip)}
         wrong = {
             key: problem
-            for key in [*own, *(self.weights.keys() - own.keys())]
-            if (problem := _problem(key, own.get(key), self.weights.get(key)))
+            for key in [*own, *(weights.keys() - own.keys())]
+            if (problem := _problem(key, own.get(key), weights.get(key)))
         }
         if wrong:
             raise ValueError(f"init={self.path} doesn't fit {name}: {_listed(wrong)}")
         with torch.no_grad():
-            for key in own.keys() & self.weights.keys():
-                own[key].copy_(self.weights[key])
+            for key in own.keys() & weights.keys():
+                own[key].copy_(weights[key])
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
@@ -74,6 +83,21 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _without_prefix(weights: dict[str, Tensor], own: Set[str]) -> dict[str, Tensor]:
+    """Names without what stands before most of those that the network has, too."""
+    found = Counter(
+        key[:start]
+        for key in weights
+        for start in [0, *(i + 1 for i, letter in enumerate(key) if letter == ".")]
+        if key[start:] in own
+    )
+    prefix = max(found, key=lambda prefix: (found[prefix], -len(prefix)), default="")
+    bare = {key.removeprefix(prefix): tensor for key, tensor in weights.items()}
+    if prefix and COUNTER not in own:
+        bare.pop(COUNTER, None)
+    return bare
 
 
 def _problem(key: str, own: Tensor | None, given: Tensor | None) -> str | None:
@@ -109,9 +133,16 @@ def _open(path: Path) -> dict[str, Tensor]:
         ) from error
     except Exception as error:  # what a damaged file raises has no common type
         raise ValueError(f"init={path} can't be read: {reason_of(error)}") from error
-    if isinstance(saved, dict):
-        saved = next((saved[key] for key in WRAPPERS if isinstance(saved.get(key), dict)), saved)
-    if not isinstance(saved, dict) or not saved or not all(map(_is_weight, saved.items())):
+    if not _is_weights(saved) and isinstance(saved, Mapping):
+        parts = {key: part for key, part in saved.items() if _is_weights(part)}
+        known = [parts[key] for key in WRAPPERS if key in parts]
+        if not known and len(parts) > 1:
+            raise ValueError(
+                f"init={path} holds weights under {', '.join(map(repr, parts))}: "
+                "save the one that is meant by itself"
+            )
+        saved = next(iter([*known, *parts.values()]), None)
+    if not _is_weights(saved):
         raise ValueError(f"init={path} holds no weights: names and tensors are expected")
     return dict(saved)
 
@@ -122,5 +153,9 @@ def _load(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _is_weight(item: tuple[Any, Any]) -> bool:
-    return isinstance(item[0], str) and isinstance(item[1], Tensor)
+def _is_weights(saved: Any) -> bool:
+    return (
+        isinstance(saved, Mapping)
+        and bool(saved)
+        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in saved.items())
+    )
