@@ -160,7 +160,13 @@ wide(
 wide(
     "recurrent",
     lambda c, o: Do(
-        lambda s, x: from_tokens(s.gru(tokens(x))[0], x), gru=nn.GRU(c, o, batch_first=True)
+        # Down each column: torch takes every step of a sequence one by one.
+        lambda s, x: (
+            s.gru(x.permute(0, 3, 2, 1).flatten(0, 1))[0]
+            .unflatten(0, (x.shape[0], x.shape[3]))
+            .permute(0, 3, 2, 1)
+        ),
+        gru=nn.GRU(c, o, batch_first=True),
     ),
 )
 wide(

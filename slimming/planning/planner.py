@@ -15,6 +15,7 @@ from torch import Tensor
 from slimming.graph import ChannelGraph
 from slimming.planning.budget import Budget, check_target
 from slimming.planning.choice import Choice, Floor
+from slimming.planning.costs import Cost, by_cost, check_cost
 from slimming.planning.counting import predict
 from slimming.planning.layers import find_layers
 from slimming.planning.names import Globs, check_named, patterns, staying
@@ -47,6 +48,8 @@ def plan(
     rounding: Rounding = "nearest",
     scope: Scope = "global",
     combine: Combine = "max",
+    cost: Cost = "none",
+    cost_power: float = 0.5,
     dead: Dead = "floor",
     unread: Unread = "keep",
 ) -> Plan:
@@ -90,6 +93,9 @@ def plan(
             divide scores by their layer's mean magnitude before ranking them together, which is
             Torch-Pruning's default and not the paper's.
         combine: how a channel that several gates score gets one score.
+        cost: let a channel go the sooner the more "macs", or "params", it frees beside what is left
+            of its neighbours: channels are ranked by score / cost^cost_power (scope "global" only).
+        cost_power: how much the cost counts; with 0 it doesn't.
         dead: a layer of which the ranking takes every channel keeps its floor, or is an error; or
             its branch goes as a whole if the graph knows one, and the floor holds in the others.
         unread: keep or remove channels that nobody reads any more.
@@ -101,13 +107,15 @@ def plan(
     """
     _check_goal(ratio, target, measure)
     words = {"rounding": rounding, "scope": scope, "combine": combine, "dead": dead}
-    check_options(floor, round_to, exclude, only, unread=unread, **words)
+    check_options(floor, round_to, exclude, only, cost, cost_power, unread=unread, **words)
     if (ratio or target) and not graph.gates:
         raise ValueError(_nothing_to_cut(graph))
     layers, _ = find_layers(graph)
     for glob in floor if isinstance(floor, Mapping) else ():
         check_named("floor", glob, graph, layers)
     ranking = rank(graph, scores, scope, combine, staying(graph, layers, exclude, only))
+    if cost != "none":
+        ranking = by_cost(graph, ranking, cost, cost_power)
     refill = refill and scope != "layer"
     choice = Choice(graph, ranking, floor, refill, round_to, rounding, dead == "bypass")
     drafts = Drafts(graph, ranking, unread)
@@ -191,7 +199,13 @@ def _check_goal(
 
 
 def check_options(
-    floor: Floor, round_to: int, exclude: Globs = (), only: Globs = (), **words: str
+    floor: Floor,
+    round_to: int,
+    exclude: Globs = (),
+    only: Globs = (),
+    cost: str = "none",
+    cost_power: float = 0.5,
+    **words: str,
 ) -> None:
     """What of a plan's options can be judged without a network.
 
@@ -206,6 +220,10 @@ def check_options(
     patterns("only", only)
     if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
         raise ValueError(f"round_to is a whole number from 1 on; got {round_to!r}")
+    check_cost(cost, cost_power)
+    scope = words.get("scope", "global")
+    if cost != "none" and scope != "global":
+        raise ValueError(f"cost={cost} ranks all layers together; scope={scope} doesn't")
     for name, value in words.items():
         if value not in CHOICES[name]:
             raise ValueError(f"{name} is one of {', '.join(CHOICES[name])}; got {value!r}")

@@ -26,6 +26,7 @@ class Ranking:
     stay: frozenset[int]  # layers of which nothing may go
     layer_of: Tensor  # (channels,) the layer of each channel
     place: Tensor  # (channels,) its place within the layer; 0 is the weakest
+    score: Tensor  # (channels,) float64, of all gates of a channel together
 
     @property
     def sizes(self) -> list[int]:
@@ -35,6 +36,11 @@ class Ranking:
     def stays(self, removed: Sequence[int]) -> Tensor:
         """(channels,) bool: those that are left when each layer loses so many of its weakest."""
         return self.place >= torch.tensor(removed, dtype=torch.long)[self.layer_of]
+
+    def members(self, layer: int) -> Tensor:
+        """The channels of a layer, the weakest first."""
+        own = (self.layer_of == layer).nonzero().flatten()
+        return own[self.place[own].argsort()]
 
     def name(self, layer: int) -> str:
         """ "'bn'", or where it has other layers too "'bn' (of one)"."""
@@ -97,7 +103,7 @@ def rank(
         by_share = share.argsort(stable=True)
         order = by_share[score[by_share].argsort(stable=True)]
     sequence = [layer for layer in layer_of[order].tolist() if layer not in stay]
-    return Ranking(sequence, layers, frozenset(stay), layer_of, place)
+    return Ranking(sequence, layers, frozenset(stay), layer_of, place, score)
 
 
 def _collect(

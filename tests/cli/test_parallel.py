@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from filelock import FileLock
 
 from door import ROOT, TINY, tiny
@@ -47,6 +48,7 @@ def test_joblib_trains_the_network_of_two_jobs_once_and_names_the_job_that_faile
     assert last.startswith("error: 1 of the sweep's jobs failed: ratio=1.5 (ratio is the share")
 
 
+@pytest.mark.long
 def test_submitit_runs_jobs_from_any_folder_and_names_the_one_that_failed(tmp_path):
     """Its local executor stands for a cluster: own processes, results and output in files."""
     jobs = sweep("train", "submitit_local", tmp_path, "runs_dir=runs", "epochs=1,-1")

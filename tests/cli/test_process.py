@@ -48,10 +48,10 @@ def test_what_only_asks_is_answered_by_hydra(words, said):
     assert done.returncode == 0 and said in done.stdout, done.stderr
 
 
-SIGINT = pytest.param("SIGINT", marks=pytest.mark.long)
+OTHERS = [pytest.param(name, marks=pytest.mark.long) for name in ("SIGHUP", "SIGINT")]
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", SIGINT])
+@pytest.mark.parametrize("name", ["SIGTERM", *OTHERS])
 def test_a_signal_is_told_apart_by_the_exit_code_and_the_run_goes_on(tmp_path, name):
     words = [sys.executable, "train.py", *LONG, f"runs_dir={tmp_path}"]
     number, pipe = getattr(signal, name), subprocess.PIPE
@@ -69,7 +69,10 @@ def test_a_signal_is_told_apart_by_the_exit_code_and_the_run_goes_on(tmp_path, n
     assert list(tmp_path.glob("*/resume.pt"))
 
 
-@pytest.mark.parametrize("outlet", ["a closed pipe", "a full disk", "none"])
+ALSO = [pytest.param(name, marks=pytest.mark.long) for name in ("a full disk", "none")]
+
+
+@pytest.mark.parametrize("outlet", ["a closed pipe", *ALSO])
 def test_an_output_that_nobody_takes_stops_no_training(tmp_path, outlet):
     words = [sys.executable, "train.py", *TINY, f"runs_dir={tmp_path}"]
     if outlet == "a full disk":

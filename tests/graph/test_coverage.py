@@ -107,6 +107,7 @@ CONFIGURED = configured()
 NETWORKS = [*CONFIGURED, *FOREIGN]
 # Those whose counting takes seconds; and what is cheap enough to be cut in the default run.
 SLOW_TO_TRACE = {"maxvit_t", "vit_b_16", "efficientnet_v2_s", "densenet169", "inception_v3"}
+SLOW_TO_TRACE |= {"ssdlite320_mobilenet_v3_large", "fasterrcnn_resnet50_fpn", "timm mixnet_s"}
 SLOW_TO_TRACE |= {"wide_resnet50_2", "resnext50_32x4d", "densenet121", "vgg16_bn"}
 SLOW_TO_TRACE |= {"model=preresnet164", "model=resnet110", "deeplabv3_resnet50", "s3d"}
 # Those of a kind that is there already.

@@ -73,6 +73,7 @@ def test_each_command_does_what_it_says(copy):
     assert said.count("would be computed") == 3 * 2 * 3, "dry: seeds, methods, stages"
 
 
+@pytest.mark.long
 def test_the_tests_find_what_is_new_and_ask_nothing_else_of_it(copy):
     files = [f"tests/{name}.py" for name in LOOK]
     said = python(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rA", *files,

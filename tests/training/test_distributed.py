@@ -133,6 +133,7 @@ def test_two_processes_hold_one_network_that_of_halves_normalised_apart(whole, t
     assert alone.name not in os.listdir(folder / "runs"), "another result has another name"
 
 
+@pytest.mark.long
 def test_two_processes_mix_the_images_of_the_whole_batch(tmp_path):
     soft = ("recipe.mixup=0.4", "recipe.label_smoothing=0.1", "recipe.ema=0.5")
     done = torchrun(tmp_path, *soft)

@@ -70,6 +70,7 @@ def test_interrupted_in_every_step_it_ends_with_the_same_bits(tmp_path, whole, n
     assert bits(folder) == whole
 
 
+@pytest.mark.long
 def test_killed_with_sigkill_it_ends_with_the_same_bits(tmp_path):
     """Two kills at arbitrary moments of a real process, then the same command again."""
     command = [sys.executable, str(ROOT / "train.py"), *TINY, "epochs=12", "data.num_train=512"]

@@ -71,3 +71,20 @@ def test_a_busy_machine_is_told_to_take_one_thread(monkeypatch, capsys, load, th
         choose(device="cpu").place(nn.Linear(2, 2))
     assert capsys.readouterr().out.count("hardware.threads=1 may be many times as fast") == says
     hardware._warn_if_busy.cache_clear()
+
+
+def strided(channels: int) -> nn.Module:
+    layers = nn.Conv2d(3, channels, 3), nn.Conv2d(channels, 8, 1, stride=2)
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def test_a_narrow_shortcut_is_laid_out_so_that_no_kernel_writes_beyond_it():
+    """Where this fails, torch's backward crashes on processors without AVX-512."""
+    cpu, wide, narrow = choose(device="cpu", precision="fp32"), strided(8), strided(7)
+    assert cpu.lays_channels_last(wide) and not cpu.lays_channels_last(narrow)
+    assert replace(cpu, device=torch.device("cuda")).lays_channels_last(narrow)
+    narrow.to(memory_format=torch.channels_last)  # as it comes out of a cut
+    weight = cpu.place(narrow)[1].weight
+    assert weight.is_contiguous() and weight.stride() == (7, 1, 1, 1)
+    for _ in range(30):
+        cpu.place(narrow)(torch.randn(4, 3, 34, 34)).sum().backward()

@@ -49,21 +49,26 @@ ADAM = ("optimizer=adamw", "recipe.optimizer.lr=0.01")
 APART = ("recipe.lr_gamma=0.05", "recipe.grad_clip=1.0")
 
 
+USUAL = [
+    method("SoftFilter"),
+    method("Gradual", "block=kernel"),
+    (*method("Shrinking", "strength=0.01", "mode=proximal"), *ADAM),
+    (*method("Shrinking", "strength=0.01"), "model=preresnet29"),
+    method("AtStart"),
+]
+OTHERS = [
+    method("Gradual"),
+    method("Shrinking", "strength=0.01"),
+    method("Shrinking", "strength=0.01") + EMA,
+    method("Shrinking", "strength=0.01") + APART,
+    method("AtEveryStep", "strength=0.01"),
+    method("Distil"),
+]
+
+
 @pytest.mark.parametrize(
     "words",
-    [
-        method("SoftFilter"),
-        method("Gradual"),
-        method("Gradual", "block=kernel"),
-        method("Shrinking", "strength=0.01"),
-        method("Shrinking", "strength=0.01") + EMA,
-        (*method("Shrinking", "strength=0.01", "mode=proximal"), *ADAM),
-        method("Shrinking", "strength=0.01") + APART,
-        (*method("Shrinking", "strength=0.01"), "model=preresnet29"),
-        method("AtEveryStep", "strength=0.01"),
-        method("AtStart"),
-        method("Distil"),
-    ],
+    [*USUAL, *(pytest.param(words, marks=pytest.mark.long) for words in OTHERS)],
     ids=lambda words: words[1].rpartition(".")[2] + "".join(f" {word}" for word in words[2:]),
 )
 def test_killed_in_every_step_it_ends_with_the_same_bits(tmp_path, monkeypatch, words):

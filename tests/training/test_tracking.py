@@ -328,6 +328,7 @@ def test_what_goes_wrong_at_the_end_is_said_once_and_stops_nothing(tmp_path, cap
     assert len(said) == 1 and "model.pt" in said[0] and "training goes on" in said[0]
 
 
+@pytest.mark.long
 def test_the_sweep_runs_as_an_agent_starts_it_and_finds_its_metric(runs, stages, tmp_path):
     """W&B's own agent builds and starts the command; only the server is missing.
 

@@ -46,13 +46,15 @@ class Hardware:
         """Move a network to the device, in the layout that suits it."""
         if self.device.type == "cpu":
             _warn_if_busy()
-        model.to(self.device)
-        if self.lays_channels_last(model):
-            model.to(memory_format=torch.channels_last)
-        return model
+        last = self.lays_channels_last(model)
+        layout = torch.channels_last if last else torch.contiguous_format
+        return model.to(self.device).to(memory_format=layout)
 
     def lays_channels_last(self, model: nn.Module) -> bool:
-        return prefers_channels_last(model) if self.channels_last is None else self.channels_last
+        if self.channels_last is not None:
+            return self.channels_last
+        here = self.device.type == "cpu"
+        return prefers_channels_last(model) and not (here and breaks_channels_last(model))
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(
@@ -189,3 +191,18 @@ def prefers_channels_last(model: nn.Module) -> bool:
     Decided by what the network is, not by timing, so that a run repeats bit for bit.
     """
     return any(isinstance(module, nn.Conv2d) for module in model.modules())
+
+
+def breaks_channels_last(model: nn.Module) -> bool:
+    """Whether torch's CPU kernels write beyond their memory where it is trained in that layout.
+
+    torch 2.15 does on processors without AVX-512, in the gradient of a 1x1 convolution with stride
+    2 that reads fewer than 8 channels: a shortcut of a narrow ResNet (docs/decisions.md).
+    """
+    return any(
+        isinstance(module, nn.Conv2d)
+        and module.kernel_size == (1, 1)
+        and module.stride != (1, 1)
+        and module.in_channels < 8
+        for module in model.modules()
+    )
