@@ -56,6 +56,8 @@ PLAINEST = {
     "rounding": "nearest",
     "scope": "global",
     "combine": "max",
+    "cost": "none",
+    "cost_power": 0.5,
     "dead": "floor",
     "unread": "keep",
 }
@@ -195,6 +197,7 @@ def _options(cfg, goal: dict[str, Any]) -> dict[str, Any]:
     idle = {
         "rounding": "round_to=1" if options["round_to"] == 1 else "",
         "refill": "scope=layer" if options["scope"] == "layer" else "",
+        "cost_power": "cost=none" if options["cost"] == "none" else "",
     }
     if "target" in goal:
         idle["refill"] = "a target"
@@ -399,6 +402,7 @@ def _options_label(method: dict, streams: dict, options: dict, after: dict) -> s
     """What differs from the plainest cut, for the run's name."""
     said = {"floor": "floor{}", "refill": "norefill", "round_to": "x{}", "unread": "{}unread"}
     said |= {"exclude": "exclude{}", "only": "only{}"}
+    said |= {"cost": "per-{}", "cost_power": "power{}"}
     differs = [
         said.get(key, "{}").format(_short(value))
         for key, value in options.items()

@@ -99,8 +99,9 @@ def describe(cfg) -> Asked:
             f"recalibrate is a number of training images, and loss one of points above 0; got "
             f"{cfg.recalibrate} and {cfg.loss:g}"
         )
-    if typed("scope"):
-        print("note: scope changes nothing here: each layer is cut alone")
+    for option in ("scope", "cost", "cost_power"):
+        if typed(option):
+            print(f"note: {option} changes nothing here: each layer is cut alone")
     advice = "run `python train.py` first"
     parent = Parent.open(find_parent(cfg.ckpt, cfg.runs_dir, trained_for(method), advice))
     hardware = instantiate(cfg.hardware)

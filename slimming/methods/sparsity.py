@@ -10,7 +10,7 @@
 The last two mean the same under every optimiser, in mixed precision and across processes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -22,6 +22,8 @@ from slimming.modules.selection import name_in, named_norms
 
 Mode = Literal["subgradient", "loss", "proximal", "decoupled"]
 MODES: tuple[str, ...] = get_args(Mode)
+# {gate, as `gammas` names it: (channels,)}: lambda times this; a gate without one isn't penalised.
+Weights = Mapping[str, Tensor]
 
 
 NOTHING = "the network has no BatchNorm with a gamma, so there is nothing to slim"
@@ -61,33 +63,57 @@ def _may_hold(module: nn.Module) -> bool:
     return any(p.dim() == 1 for p in module.parameters(recurse=False))
 
 
-def penalty(model: nn.Module, strength: float, functional: Sequence[str] = ()) -> Tensor:
+def penalty(
+    model: nn.Module,
+    strength: float,
+    functional: Sequence[str] = (),
+    weights: Weights | None = None,
+) -> Tensor:
     """strength * sum |gamma| over all BatchNorms: a scalar that can be differentiated."""
-    scales = list(gammas(model, functional).values())
+    scales = gammas(model, functional)
     if not scales:
         raise ValueError(NOTHING)
-    return strength * torch.stack([gamma.abs().sum() for gamma in scales]).sum()
+    weighed = [_weighed(gamma.abs(), gate, weights).sum() for gate, gamma in scales.items()]
+    return strength * torch.stack(weighed).sum()
 
 
-def add_subgradient(model: nn.Module, strength: float, functional: Sequence[str] = ()) -> None:
+def add_subgradient(
+    model: nn.Module,
+    strength: float,
+    functional: Sequence[str] = (),
+    weights: Weights | None = None,
+) -> None:
     """grad += strength * sign(gamma), for every gamma that has a gradient."""
-    for gamma in gammas(model, functional).values():
+    for gate, gamma in gammas(model, functional).items():
         if gamma.grad is not None:
-            gamma.grad.add_(gamma.detach().sign(), alpha=strength)
+            gamma.grad.add_(_weighed(gamma.detach().sign(), gate, weights), alpha=strength)
 
 
 @torch.no_grad()
 def shrink(
-    model: nn.Module, amount: float, exact_zero: bool, functional: Sequence[str] = ()
+    model: nn.Module,
+    amount: float,
+    exact_zero: bool,
+    functional: Sequence[str] = (),
+    weights: Weights | None = None,
 ) -> None:
     """Move every trainable gamma by `amount` towards zero; stop there if `exact_zero`."""
-    for gamma in gammas(model, functional).values():
+    for gate, gamma in gammas(model, functional).items():
         if not gamma.requires_grad:
             continue
+        step = _weighed(gamma.sign(), gate, weights)
         if exact_zero:
-            gamma.copy_(gamma.sign() * (gamma.abs() - amount).clamp(min=0.0))
+            far = (gamma.abs() - amount * step.abs()).clamp(min=0.0)
+            gamma.copy_(gamma.sign() * far)
         else:
-            gamma.sub_(gamma.sign(), alpha=amount)
+            gamma.sub_(step, alpha=amount)
+
+
+def _weighed(value: Tensor, gate: str, weights: Weights | None) -> Tensor:
+    """Times the gate's own weights, where there are any."""
+    if weights is None:
+        return value
+    return value * weights[gate].to(value) if gate in weights else torch.zeros_like(value)
 
 
 def reach(strength: float, learning_rates: float, mode: str, momentum: float = 0.0) -> float:

@@ -31,7 +31,8 @@ class MarginalCosts:
 
     def __init__(self, graph: ChannelGraph, cost: Cost):
         layers, layer_of = find_layers(graph)
-        self._most = torch.tensor([layer.size for layer in layers], dtype=torch.float64)
+        self.layer_of = layer_of  # (channels,)
+        self.sizes = torch.tensor([layer.size for layer in layers], dtype=torch.float64)
         products = _products(graph) if cost == "macs" else _tensors(graph)
         axes = max([1, *(len(factors) for _, factors in products)])
         self._times = torch.tensor([times for times, _ in products], dtype=torch.float64)
@@ -44,13 +45,13 @@ class MarginalCosts:
                 own = found.nonzero().flatten()
                 cells.append(torch.full_like(own, row * axes + column))
                 owners.append(own)
-                shares.append(found[own] / self._most[own])
+                shares.append(found[own] / self.sizes[own])
         self._cells, self._owners, self._shares = map(torch.cat, (cells, owners, shares))
 
     def __call__(self, left: Tensor) -> Tensor:
         """(layers,) float64: MACs, or parameters, of one channel, where so many are left."""
-        gone = torch.zeros_like(self._full).flatten()
-        gone.index_add_(0, self._cells, self._shares * (self._most - left)[self._owners])
+        left, gone = left.double(), torch.zeros_like(self._full).flatten()
+        gone.index_add_(0, self._cells, self._shares * (self.sizes - left)[self._owners])
         sizes = self._full - gone.view_as(self._full)
         columns = range(sizes.shape[1])
         others = [sizes[:, [k for k in columns if k != column]].prod(1) for column in columns]

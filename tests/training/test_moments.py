@@ -55,6 +55,7 @@ USUAL = [
     (*method("Shrinking", "strength=0.01", "mode=proximal"), *ADAM),
     (*method("Shrinking", "strength=0.01"), "model=preresnet29"),
     method("AtStart"),
+    ("method=slimming_macs", "method.strength=0.02"),
 ]
 OTHERS = [
     method("Gradual"),
@@ -69,7 +70,7 @@ OTHERS = [
 @pytest.mark.parametrize(
     "words",
     [*USUAL, *(pytest.param(words, marks=pytest.mark.long) for words in OTHERS)],
-    ids=lambda words: words[1].rpartition(".")[2] + "".join(f" {word}" for word in words[2:]),
+    ids=lambda words: " ".join(words).rpartition("=moments.")[2],
 )
 def test_killed_in_every_step_it_ends_with_the_same_bits(tmp_path, monkeypatch, words):
     def told(folder):

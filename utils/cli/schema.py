@@ -32,12 +32,13 @@ COMMON = {
     "ckpt": StringNode(None),
 }
 WORDS = ("rounding", "scope", "coupled", "unscored", "combine", "dead", "unread", "compensate")
-WORDS += ("runtime",)
+WORDS += ("runtime", "cost")
 CUT = {
     "ratio": FloatNode(None),
     "target": {name: FloatNode(None) for name in ("macs", "params", "latency")},
     "refill": _needed(BooleanNode),
     "growth": FloatNode(None),
+    "cost_power": _needed(FloatNode),
     **{name: _needed(IntegerNode) for name in ("round_to", "images", "recalibrate")},
     **{name: _needed(StringNode) for name in WORDS},
 }
@@ -53,7 +54,11 @@ TYPES: dict[str, dict[str, Any]] = {  # of a script; one schema each, since each
         **COMMON,
         "recalibrate": _needed(IntegerNode),
         "loss": _needed(FloatNode),
-        **{name: _needed(StringNode) for name in ("coupled", "unscored", "combine", "scope")},
+        **{
+            name: _needed(StringNode)
+            for name in ("coupled", "unscored", "combine", "scope", "cost")
+        },
+        "cost_power": _needed(FloatNode),
     },
     "evaluate": {**COMMON, **{n: _needed(BooleanNode) for n in ("latency", "macs_thop")}},
     "export": {

@@ -23,7 +23,7 @@ PATHS = {"root", "download", "workers"}  # of a data set: where it lies and who 
 MOVED = {"utils.schedules.": "utils.training.schedules.", "utils.streaming.": "utils.data."}
 CUT = {"ratio", "target", "floor", "refill", "round_to", "rounding", "scope", "coupled"}
 CUT |= {"exclude", "only", "combine", "dead", "unread", "compensate", "growth", "images"}
-CUT |= {"recalibrate", "runtime", "unscored"}
+CUT |= {"recalibrate", "runtime", "unscored", "cost", "cost_power"}
 START = {"model", "init", "init_skip"}
 TUNING = {"finetune", "scratch"}
 # A pipeline records its whole config with each stage: what belongs to the others.
@@ -33,7 +33,8 @@ FOREIGN = {
     "finetune": CUT | START | {"finetune", "method"},
 }
 SAID = {"name", "needs"}  # of a method: what it is called, and which options go with it
-PENALTY = {"strength", "mode", "weight_decay_on_gamma"}  # of a method: not of its scores
+# Of a method: not of its scores.
+PENALTY = {"strength", "mode", "weight_decay_on_gamma", "cost", "cost_power"}
 SCHEDULED = {"name", "epochs", "strength", "reach"}  # of a recipe: the result has what came of them
 METHODS = "slimming.methods."  # ours, and those that a user puts beside them
 SETS = "utils.data.sets"

@@ -185,7 +185,8 @@ def _trained_by(point: Point) -> str:
     """ ", trained by polarization", where that isn't the paper's way, or none at all."""
     target = str(point.settings.get("train: method._target_") or "")
     if not target or target.endswith(".Slimming"):
-        return ""
+        cost, power = (point.settings.get(f"train: method.{key}") for key in ("cost", "cost_power"))
+        return f" by {cost}^{power:g}" if cost not in (None, "none") and point["lambda"] else ""
     asked = (point.chain[0].get("config") or {}).get("method") or {}
     return f", trained by {asked.get('name') or target.rpartition('.')[2]}"
 

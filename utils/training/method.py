@@ -12,7 +12,8 @@ from utils.training.strength import choose_strength, strength_of
 
 # What ordinary training is called in a hash: as it was before there was more than one method.
 PLAIN = {"_target_": "slimming.methods.slimming.Slimming", "strength": 0.0}
-PENALTY = ("strength", "mode", "weight_decay_on_gamma")  # not part of the scores
+# Not part of the scores.
+PENALTY = ("strength", "mode", "weight_decay_on_gamma", "cost", "cost_power")
 # What a class may define that trains as the one it is derived from.
 SCORING = {"scores", "choose", "__doc__", "__module__", "__firstlineno__", "__static_attributes__"}
 WORDS = ("name", "needs")  # of the yaml: what tables call it, what else it fixes
