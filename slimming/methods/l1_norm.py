@@ -18,28 +18,35 @@ class L1Norm(Method):
     (`scope="layer"`), as the paper does.
     """
 
+    power: int = 1
+
     def scores(
         self, model: nn.Module, graph: ChannelGraph, batches: Iterable[Batch] = ()
     ) -> dict[str, Tensor]:
         """{gate: sum of |weights| of each channel's filters}; needs no images."""
         weights = model.state_dict()
-        readers = [key for key in graph.dims if key[0] in graph.uses and key in graph.reads]
-        norms, counted = _norms(weights, graph, graph.writes)
-        of_readers, _ = _norms(weights, graph, readers)
+        norms, counted = _norms(weights, graph, graph.writes, self.power)
+        of_readers, _ = _norms(weights, graph, readers(graph), self.power)
         norms = torch.where(counted, norms, of_readers)
         return {gate: norms[channels] for gate, channels in graph.gates.items()}
 
 
+def readers(graph: ChannelGraph) -> list[tuple[str, int]]:
+    """The dimensions along which weights read channels, as `graph.writes` are those that make."""
+    return [key for key in graph.dims if key[0] in graph.uses and key in graph.reads]
+
+
 def _norms(
-    weights: dict[str, Tensor], graph: ChannelGraph, keys: Iterable[tuple[str, int]]
+    weights: dict[str, Tensor], graph: ChannelGraph, keys: Iterable[tuple[str, int]], power: int
 ) -> tuple[Tensor, Tensor]:
-    """(sum of |weights| of each channel along these dimensions, whether there are any)."""
+    """(the norm of each channel's weights along these dimensions, whether there are any)."""
     norms = torch.zeros(graph.num_channels, dtype=torch.float64)
     counted = torch.zeros(graph.num_channels, dtype=torch.bool)
     for name, dim in keys:
         channels = graph.dims[name, dim]
-        rows = weights[name].detach().cpu().double().abs().transpose(0, dim).flatten(1).sum(1)
+        rows = weights[name].detach().cpu().double().abs().transpose(0, dim)
+        rows = (rows if power == 1 else rows**power).flatten(1).sum(1)
         cut = channels >= 0  # the others stay in any case
         norms.index_add_(0, channels[cut], rows[cut])
         counted[channels[cut]] = True
-    return norms, counted
+    return norms if power == 1 else norms ** (1 / power), counted

@@ -124,7 +124,7 @@ SEEDS = {0: 0.70, 1: 0.71, 2: 0.72}
 
 def test_a_ranking_is_compared_under_one_penalty_and_the_unpenalised_meets_each():
     told = story(*entrants(
-        ("slimming", 0.1, SEEDS), ("slimming", 0.2, SEEDS), ("uniform", 0.2, SEEDS),
+        ("slimming", 0.1, SEEDS), ("slimming", 0.2, SEEDS), ("gamma_local", 0.2, SEEDS),
         ("l1_norm", 0, SEEDS),
     ))  # fmt: skip
     (contest,) = told.contests
@@ -135,7 +135,7 @@ def test_a_ranking_is_compared_under_one_penalty_and_the_unpenalised_meets_each(
     assert against == {
         ("slimming", 0.1): [],
         ("slimming", 0.2): [("slimming", 0.1)],
-        ("uniform", 0.2): [("slimming", 0.2)],
+        ("gamma_local", 0.2): [("slimming", 0.2)],
         ("l1_norm", 0): [("slimming", 0.1), ("slimming", 0.2)],
     }
 

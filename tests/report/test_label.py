@@ -61,12 +61,12 @@ def test_a_fine_tuning_without_its_parents_is_averaged_with_nothing():
 def test_methods_and_schedules_and_repairs_have_names_of_their_own():
     told = story(*(
         chain(0, {}, {"method": method, "target": {"params": 0.2}}, tuned)
-        for method in ("slimming", "uniform", "l1_norm")
+        for method in ("slimming", "gamma_local", "l1_norm")
         for tuned in ({}, {"epochs": 9}, {"scratch": "E"})
     ))  # fmt: skip
     names = [*told.names.values()]
     assert len({*names}) == len(names) == 10
-    assert "uniform, keep 20 % parameters, 9 epochs of fine-tuning" in names
+    assert "gamma_local, keep 20 % parameters, 9 epochs of fine-tuning" in names
     assert "l1_norm, keep 20 % parameters, scratch-E" in names
 
 

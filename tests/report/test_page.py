@@ -189,7 +189,7 @@ def test_what_is_missing_is_said_with_the_way_to_get_it(tmp_path):
     for name in ("grid", "compare"):
         assert f'id="{name}"' not in text and f'<a href="#{name}"' not in text
         assert titles[name] in said
-    assert "ratio=0.3,0.5,0.7" in said and "method=slimming,uniform" in said
+    assert "ratio=0.3,0.5,0.7" in said and "method=slimming,gamma_local" in said
 
 
 @pytest.mark.parametrize("suggested", [True, False])

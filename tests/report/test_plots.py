@@ -21,7 +21,7 @@ from utils.report.plots.ratio import ratio
 ALL = ROOT / "results"
 GOALS = ({"ratio": 0.3}, {"ratio": 0.5}, {"target": {"macs": 0.5}}, {"target": {"macs": 0.3}})
 HOSTILE = "</script><script>alert(1)</script>&'\"${x}"
-METHODS = ("slimming", "uniform", "l1_norm", "own_idea")
+METHODS = ("slimming", "gamma_local", "l1_norm", "own_idea")
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_a_method_looks_the_same_wherever_it_is_shown():
     for told in (few, many):
         scale = marks.spec(cost(told).panels[0].chart)["layer"][2]["encoding"]["color"]["scale"]
         named = dict(zip(scale["domain"], scale["range"], strict=True))
-        assert named["uniform, fine-tuned"] == marks.look("uniform")[0]
+        assert named["gamma_local, fine-tuned"] == marks.look("gamma_local")[0]
 
 
 def test_a_cell_of_a_grid_is_one_network_and_its_axis_says_what_goes_or_stays(mixed):
@@ -274,8 +274,8 @@ def test_layers_show_what_a_cut_left_and_nobody_set_only_what_was_ranked_globall
     (panel,) = layers(told).panels
     assert rows(panel)[0]["after"] == [3, 2] and rows(panel)[0]["before"] == [8, 2]
     assert "nobody set it" in layers(told).note
-    uniform = chain(0, {}, {"method": "uniform", "config": {"scope": "layer"}})
-    assert "nobody" not in layers(story(uniform)).note
+    gamma_local = chain(0, {}, {"method": "gamma_local", "config": {"scope": "layer"}})
+    assert "nobody" not in layers(story(gamma_local)).note
     before = {"a": {"params": 80, "macs": 800, "channels": 8}}
     after = {"a": {"params": 30, "macs": 100, "channels": 3}}
     told = story(chain(0, {"layers": before}, {"layers": after, "widths": {"a": [3, 8]}}))

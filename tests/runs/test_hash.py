@@ -81,7 +81,7 @@ CUT = [
         "coupled=keep",
     ),
     *("combine=sum", "dead=bypass", "unread=remove", "compensate=bias", "recalibrate=64"),
-    *("ratio=0.4", "ratio=null target.macs=0.5", "method=l1_norm", "method=uniform"),
+    *("ratio=0.4", "ratio=null target.macs=0.5", "method=l1_norm", "method=gamma_local"),
     "hardware.precision=bf16",
 ]
 

@@ -31,7 +31,7 @@ WRONG = [
     ("target.macs=-0.5", "target"),
     ("target.macs=1e-9", "macs"),
     ("target.params=1e-9", "params"),
-    ("method=uniform scope=global", "method=uniform means scope=layer; got scope=global"),
+    ("method=gamma_local scope=global", "method=gamma_local means scope=layer; got scope=global"),
     ("finetune.scratch=e", "finetune.scratch is one of"),
     ("finetune.epochs=-1", "from 0 (none at all) on, and batches of 2; got finetune.epochs=-1"),
     ("finetune.recipe.optimizer.lr=abc", "finetune.recipe.optimizer"),

@@ -39,7 +39,7 @@ ALL = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 # Those that can choose channels.
 METHODS = [name for name in ALL if scores_of(name) is not Method.scores]
 # Of these more is known than what holds for every method.
-KNOWN = ("l1_norm", "random", "slimming", "uniform")
+KNOWN = ("l1_norm", "random", "slimming", "gamma_local")
 SHORT = ("recipe.strength=0.5", "epochs=2", "finetune.epochs=1", "target.macs=0.5")
 
 
@@ -104,8 +104,8 @@ def test_every_method_goes_on_from_where_it_was_stopped(tmp_path, monkeypatch, n
 def test_networks_trained_without_a_penalty_are_one_and_the_same_run(runs, chains):
     baseline = train(tiny("train", runs, "method.strength=0", "epochs=2", "dry_run=true"))
     assert chains["l1_norm"][0] == chains["random"][0] == baseline
-    assert chains["slimming"][0] == chains["uniform"][0] != baseline
-    for change in ("method.mode=proximal", "method=l1_norm", "method=uniform"):
+    assert chains["slimming"][0] == chains["gamma_local"][0] != baseline
+    for change in ("method.mode=proximal", "method=l1_norm", "method=gamma_local"):
         penalty = () if change == "method=l1_norm" else ("method.strength=0",)
         told = tiny("train", runs, change, *penalty, "epochs=2", "dry_run=true")
         assert train(told) == baseline, change
@@ -114,13 +114,13 @@ def test_networks_trained_without_a_penalty_are_one_and_the_same_run(runs, chain
 def test_the_cuts_are_different_runs_of_different_channels(chains):
     names = {chains[name][1].name for name in KNOWN}
     assert len(names) == len(KNOWN)
-    for name in ("l1_norm", "random", "uniform"):
+    for name in ("l1_norm", "random", "gamma_local"):
         assert f"-{name}-layer-" in chains[name][1].name
     kept = {json.dumps(result(chains[name][1])["plan"]["keep"]) for name in KNOWN}
     assert len(kept) == len(KNOWN)
 
 
-@pytest.mark.parametrize("name", ["l1_norm", "random", "uniform"])
+@pytest.mark.parametrize("name", ["l1_norm", "random", "gamma_local"])
 def test_the_layerwise_methods_keep_the_same_share_of_every_layer(chains, name):
     widths = result(chains[name][1])["widths"].values()
     total = sum(kept for kept, _ in widths) / sum(of for _, of in widths)

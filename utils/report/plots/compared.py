@@ -11,7 +11,7 @@ from utils.report.summary import Point
 
 MISSING = (
     "There is nothing to compare yet: several methods have to meet one target. `python pipeline.py "
-    "-m target.macs=0.5 method=slimming,uniform,l1_norm,random seed=0,1,2` does that."
+    "-m target.macs=0.5 method=slimming,gamma_local,l1_norm,random seed=0,1,2` does that."
 )
 FOUND = {"better": marks.BLUE, "worse": marks.RED, "can't tell": marks.GREY}
 Pair = tuple[Point, Point, Difference]

@@ -29,7 +29,7 @@ SAIL = "M-0.8,-1.1L1.2,0L-0.8,1.1Z"
 HOUSE = "M0,-1.1L1.1,-.36L.68,.93L-.68,.93L-1.1,-.36Z"
 # One look for a method on every page; one's own methods get one by their name.
 LOOKS = {"slimming": (BLUE, "circle"), "l1_norm": (RED, "cross"), "random": (PINK, HOUSE)}
-LOOKS |= {"uniform": (GREEN, SAIL)}
+LOOKS |= {"gamma_local": (GREEN, SAIL), "uniform": (INK, "cross")}
 OWN = [(colour, shape) for shape in (SAIL, HOUSE, "cross") for colour in (ORANGE, SKY)]
 TIP = [
     alt.Tooltip("name:N", title="network"),
