@@ -67,7 +67,8 @@ def test_a_plot_has_six_charts_at_most_and_says_what_it_leaves_out(mixed):
     for plot in PLOTS:
         drawn = plot.draw(mixed)
         assert len(drawn.panels) <= marks.PANELS
-    assert "6 of 7 sweeps" in grid(mixed).note and "of 25 ways to cut" in ratio(mixed).note
+    assert re.search(r"6 of \d+ sweeps", grid(mixed).note)
+    assert re.search(r"The first \d of \d\d ways to cut", ratio(mixed).note)
 
 
 def test_nothing_to_draw_says_what_makes_some():
