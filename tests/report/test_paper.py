@@ -89,7 +89,7 @@ def test_a_row_is_the_mean_over_its_seeds(runs, table):
         *(
             "compensate=bias",
             "method._target_=slimming.methods.l1_norm.L1Norm",
-            "method=uniform",
+            "method=gamma_local",
             "finetune.epochs=2",
             "finetune.scratch=E",
         ),
