@@ -34,7 +34,7 @@ page: $(INSTALLED) ## results/report: every committed result on one page
 	@$(PY) report.py results figures=svg
 	@$(PY) report.py results only=digits figures=svg
 
-test: $(INSTALLED) lint ## lint and tests, a few minutes
+test: $(INSTALLED) lint ## lint and tests, 10 to 25 minutes on two cores
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
 
 test-all: $(INSTALLED) lint ## the same, with the long ones
