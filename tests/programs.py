@@ -165,6 +165,7 @@ wide(
             s.gru(x.permute(0, 3, 2, 1).flatten(0, 1))[0]
             .unflatten(0, (x.shape[0], x.shape[3]))
             .permute(0, 3, 2, 1)
+            .contiguous()
         ),
         gru=nn.GRU(c, o, batch_first=True),
     ),

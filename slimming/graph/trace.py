@@ -165,7 +165,7 @@ class _Search:
         follow: bool = True,
     ) -> None:
         picks = _picks(self.model)
-        for gate in found.graph.selecting:
+        for gate in (gate for gate in found.graph.selecting if gate in keep):
             path, kept = f"{gate}.pick", keep[gate]
             picks[path] = picks[path][kept] if path in picks else kept
         twin = self.twin or Twin(self.model, self.example, self.kind)

@@ -45,6 +45,10 @@ def test_random_programs_are_cut_right(steps, seed):
     check(steps, seed)
 
 
+def test_a_selection_stays_whole_where_only_pairs_are_tried():
+    check(["squeeze", "standardised", "depthwise", "cat"], 3000)  # raised KeyError
+
+
 def test_most_of_what_random_programs_hold_can_be_cut():
     for seed in range(20):
         r = random.Random(seed)
