@@ -31,7 +31,8 @@ class Slimming(Method):
         cost_power: lambda follows cost^cost_power.
 
     Raises:
-        ValueError: negative or infinite strength, unknown mode or cost.
+        ValueError: negative or infinite strength, unknown mode or cost; in `start`, no BatchNorm,
+            or with a cost none that can be cut.
     """
 
     def __init__(
@@ -69,6 +70,11 @@ class Slimming(Method):
             if self.cost != "none":
                 with torch.random.fork_rng():
                     self._graph = trace(t.model, t.example)
+                if not self._graph.gates:
+                    raise ValueError(
+                        f"cost={self.cost} weighs the penalty of channels that can be cut, and "
+                        "this network has none: leave out cost"
+                    )
                 self._marginal = MarginalCosts(self._graph, self.cost)
                 self._weigh(t.model)
 
@@ -103,7 +109,7 @@ class Slimming(Method):
         left = torch.zeros_like(marginal.sizes).index_add(0, marginal.layer_of, alive)
         price = marginal(left.clamp(min=1.0)) ** self.cost_power
         found = {gate: price[marginal.layer_of[ids]] for gate, ids in graph.gates.items()}
-        mean = torch.cat([*found.values()]).mean() if found else 1.0
+        mean = torch.cat([*found.values()]).mean()
         modules = {gate for gate, _ in named_norms(model)}
         names = {gate: gate if gate in modules else graph.gammas[gate] for gate in found}
         self.weights = {names[gate]: (own / mean).float() for gate, own in found.items()}

@@ -2,7 +2,8 @@
 
 `layers.py` and `names.py` say what is planned as one and may go, `ranking.py` orders the channels,
 `choice.py` and `rounding.py` respect floors, branches and widths, `budget.py` finds how many have
-to go for a target; here they are put together.
+to go for a target; `costs.py` lets costs
+count in the order; here they are put together.
 """
 
 import math

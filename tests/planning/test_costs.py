@@ -206,6 +206,11 @@ def test_dead_neighbours_make_a_channel_cheaper_and_what_stays_has_no_penalty():
     assert method.weights[second][0] / method.weights[gates[-1]][0] < before
 
 
+def test_where_nothing_can_be_cut_no_penalty_is_left_out_in_silence():
+    with pytest.raises(ValueError, match="cost=macs weighs .* this network has none"):
+        started(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), cost="macs")
+
+
 def test_a_loop_of_ones_own_calls_the_moments():
     model = VGG(depth=11, width=0.125)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
