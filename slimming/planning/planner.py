@@ -1,9 +1,8 @@
 """Which channels stay: one global ranking (paper, section 3), under constraints.
 
 `layers.py` and `names.py` say what is planned as one and may go, `ranking.py` orders the channels,
-`choice.py` and `rounding.py` respect floors, branches and widths, `budget.py` finds how many have
-to go for a target; `costs.py` lets costs
-count in the order; here they are put together.
+`costs.py` lets costs count in that order, `choice.py` and `rounding.py` respect floors, branches
+and widths, `budget.py` finds how many have to go for a target; here they are put together.
 """
 
 import math
